@@ -1,0 +1,89 @@
+"""`stance predict FILE|-`: the sentences of an article with their labels."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+
+from stance.errors import DataError
+from stance.records import ArticlePrediction
+
+
+def main(argv: list[str]) -> int:
+    """Label an article and print it."""
+    parser = argparse.ArgumentParser(
+        prog="stance predict", description="Label the sentences of an article (text or HTML)."
+    )
+    parser.add_argument("file", metavar="FILE|-", help="an article, or - for standard input")
+    parser.add_argument("--format", choices=("table", "jsonl", "csv"), default="table")
+    parser.add_argument("--model", metavar="DIR", help="a bundle or run folder (default: shipped)")
+    parser.add_argument("--all", action="store_true", help="table: the 'none' sentences too")
+    options = parser.parse_args(argv)
+    text = read_text(options.file)
+    from stance.classifier import load
+
+    result = load(options.model).predict_article(text)
+    {"table": _table, "jsonl": _jsonl, "csv": _csv}[options.format](result, options.all)
+    sys.stdout.flush()
+    return 0
+
+
+def read_text(name: str) -> str:
+    """The text of a file or of standard input; `DataError` where it is none."""
+    try:
+        raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as err:
+        raise DataError(f"{name}: {err.strerror}; give a file with an article") from err
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{name}: the text is UTF-16; save it as UTF-8")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as err:
+        line = raw.count(b"\n", 0, err.start) + 1
+        raise DataError(
+            f"{name}:{line}: byte 0x{raw[err.start]:02x} is not UTF-8; save the text as UTF-8"
+        ) from err
+    if "\0" in text:
+        raise DataError(f"{name}: holds NUL characters; this is not a text or HTML file")
+    return text
+
+
+def _table(result: ArticlePrediction, show_all: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    colour = {"optimistic": "green", "obstructive": "red", "conciliatory": "cyan", "none": "dim"}
+    table = Table(show_edge=False, pad_edge=False)
+    for name in ("#", "label", "score"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("sentence")
+    shown = result.sentences if show_all else result.stance_sentences
+    number = {id(s): i for i, s in enumerate(result.sentences)}
+    for s in shown:
+        style = colour.get(s.label, "")
+        table.add_row(
+            str(number[id(s)]), Text(s.label, style), f"{s.score:.2f}", Text(s.text, style)
+        )
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    if shown:
+        console.print(table)
+    counts = ", ".join(f"{n} {label}" for label, n in result.counts.items())
+    console.print(f"{len(result.sentences)} sentences: {counts}", highlight=False)
+
+
+def _jsonl(result: ArticlePrediction, _: bool) -> None:
+    for index, sentence in enumerate(result.sentences):
+        print(json.dumps({"index": index, **sentence.to_dict()}, ensure_ascii=False))
+
+
+def _csv(result: ArticlePrediction, _: bool) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    names = [f"score_{label}" for label in result.classes_]
+    writer.writerow(["index", "start", "end", "label", "score", *names, "text"])
+    for index, s in enumerate(result.sentences):
+        scores = [f"{p:.6f}" for p in s.scores.values()]
+        writer.writerow([index, s.start, s.end, s.label, f"{s.score:.6f}", *scores, s.text])

@@ -1,0 +1,166 @@
+"""Settings as dataclasses: Hydra's schema, the library's arguments and the docs in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from stance.errors import ConfigError
+
+
+def resource_dir(name: str) -> Path:
+    """A folder that travels with the package: `configs`, `data` or `models`.
+
+    In a wheel it lies beside this module, in a checkout or editable install one level up.
+    """
+    here = Path(__file__).resolve().parent
+    for folder in (here / name, here.parent / name):
+        if folder.is_dir():
+            return folder
+    raise ConfigError(f"the package's {name!r} folder is missing; reinstall peace-stance")
+
+
+def config_dir() -> Path:
+    """The folder of Hydra configs."""
+    return resource_dir("configs")
+
+
+@dataclass
+class DataConfig:
+    """Which sentences, and how missing splits are made."""
+
+    path: str = "peace_talks"
+    text_field: str = "text"
+    label_field: str = "label"
+    extra_train: list[str] = field(default_factory=list)
+    validation_share: float = 0.15
+    test_share: float = 0.0
+    max_train_articles: int = 0
+    allow_leakage: bool = False
+
+
+@dataclass
+class ModelConfig:
+    """The encoder and what it reads."""
+
+    base: str = "minilm"
+    revision: str | None = None
+    max_length_tokens: int = 160
+    n_context: int = 2
+    has_headline: bool = True
+    dropout: float = 0.1
+    train_word_embeddings: bool = False
+
+
+@dataclass
+class TrainerConfig:
+    """The optimisation; keys as in transformers where they exist there."""
+
+    learning_rate: float = 1e-4
+    head_learning_rate: float = 1e-3
+    num_train_epochs: int = 5
+    train_batch_size: int = 16
+    weight_decay: float = 0.01
+    warmup_ratio: float = 0.1
+    max_grad_norm: float = 1.0
+    label_smoothing_factor: float = 0.0
+    soft_label_weight: float = 0.5
+    class_weight_power: float = 0.0
+    context_dropout: float = 0.3
+    early_stopping_patience: int = 2
+    save_steps: int = 100
+    precision: str = "auto"
+    device: str = "auto"
+    calibrate: bool = True
+    bundle_dtype: str = "float32"
+
+
+@dataclass
+class TrainConfig:
+    """`stance train`."""
+
+    name: str = "train"
+    seed: int = 13
+    output_dir: str = "runs/${name}"
+    resume: bool = False
+    evaluate_test: bool = True
+    example: str = ""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+@dataclass
+class EvaluateConfig:
+    """`stance evaluate`."""
+
+    name: str = "evaluate"
+    seed: int = 13
+    model: str = "minilm"
+    data: str = "peace_talks"
+    split: str = "auto"
+    predictions: str = ""
+    text_field: str = "text"
+    label_field: str = "label"
+    n_resamples: int = 2000
+    output_dir: str = "runs/${name}"
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**31 - 1),
+    "validation_share": (0.01, 0.5),
+    "test_share": (0, 0.5),
+    "max_train_articles": (0, 10**9),
+    "max_length_tokens": (16, 512),
+    "n_context": (0, 3),
+    "dropout": (0, 0.9),
+    "learning_rate": (0, 1),
+    "head_learning_rate": (0, 1),
+    "num_train_epochs": (1, 1000),
+    "train_batch_size": (1, 4096),
+    "weight_decay": (0, 1),
+    "warmup_ratio": (0, 1),
+    "max_grad_norm": (1e-6, 1e6),
+    "label_smoothing_factor": (0, 0.5),
+    "soft_label_weight": (0, 1),
+    "class_weight_power": (0, 1),
+    "context_dropout": (0, 1),
+    "early_stopping_patience": (0, 1000),
+    "save_steps": (1, 10**9),
+    "n_resamples": (10, 100_000),
+}
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "precision": ("auto", "fp32", "bf16"),
+    "device": ("auto", "cpu", "cuda"),
+    "bundle_dtype": ("float32", "float16"),
+    "split": ("auto", "train", "validation", "test", "all"),
+}
+
+
+def check_config(config: Any, prefix: str = "") -> None:
+    """Raise `ConfigError` naming the first setting that is out of range."""
+    for item in fields(config):
+        name, value = item.name, getattr(config, item.name)
+        if is_dataclass(value):
+            check_config(value, f"{prefix}{name}.")
+        elif name in _RANGES:
+            low, high = _RANGES[name]
+            if not low <= value <= high:
+                raise ConfigError(f"{prefix}{name}={value} is out of range; give {low} to {high}")
+        elif name in _CHOICES and value not in _CHOICES[name]:
+            raise ConfigError(
+                f"{prefix}{name}={value} is unknown; give one of {', '.join(_CHOICES[name])}"
+            )
+        elif name in ("name", "output_dir", "path", "data", "base") and not str(value).strip():
+            raise ConfigError(f"{prefix}{name} is empty")
+
+
+def find_data(name: str) -> Path:
+    """A data path: as given, or the name of a corpus that travels with the package."""
+    path = Path(name)
+    if not path.exists() and path.name == name and not path.suffix:
+        shipped = resource_dir("data") / name
+        if shipped.exists():
+            return shipped
+    return path

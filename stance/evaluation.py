@@ -1,0 +1,286 @@
+"""Gold labels and anyone's predictions to a report with intervals.
+
+Knows only arrays: `proba` may come from this package, a baseline or a file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stance import metrics
+from stance.corpus import Corpus
+from stance.errors import DataError
+from stance.labels import NONE, STANCES, is_stance_set
+
+Floats = NDArray[np.float64]
+_N_BINS = 10
+_MIN_SLICE = 20
+
+
+class Classifier(Protocol):
+    """What evaluation needs of a model."""
+
+    classes_: tuple[str, ...]
+
+    def predict_proba(
+        self, texts: Sequence[str], context: Sequence[Sequence[str]] | None = None
+    ) -> Floats:
+        """Probabilities, shape (n_texts, n_classes)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure and its 95 % interval, from a bootstrap over articles."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """How good predictions are.
+
+    Attributes
+    ----------
+    measures : by name; `macro_f1` is over all labels, `f_stance` over the three stances,
+        `stance_f1` of finding a stance at all; `soft_cross_entropy` in nats against the votes.
+    per_label : precision, recall, f1, support.
+    confusion : rows true, columns predicted, in the order of `classes_`.
+    reliability : confidence, accuracy and count of ten equal-width bins.
+    slices : measures of parts of the data, by field and value.
+    """
+
+    data: str
+    split: str
+    system: str
+    classes_: tuple[str, ...]
+    n_articles: int
+    n_sentences: int
+    measures: dict[str, Measure]
+    per_label: dict[str, dict[str, float]]
+    confusion: list[list[int]]
+    reliability: dict[str, list[float]]
+    slices: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, ready for `json.dumps`."""
+        return asdict(self)
+
+
+def choose_split(corpus: Corpus, split: str) -> tuple[Corpus, str]:
+    """The part to evaluate on; `auto` takes test, else validation, else everything."""
+    if split == "auto":
+        split = next((s for s in ("test", "validation") if s in corpus.splits), "all")
+    if split == "all":
+        return corpus, split
+    if split not in corpus.splits:
+        named = ", ".join(corpus.splits) or "none"
+        raise DataError(f"{corpus.path}: no split {split!r}; splits named there: {named}")
+    return corpus.split(split), split
+
+
+def evaluate(
+    classifier: Classifier,
+    corpus: Corpus,
+    *,
+    split: str = "auto",
+    system: str = "",
+    n_resamples: int = 2000,
+    seed: int = 13,
+) -> EvaluationReport:
+    """Predict a corpus in context and report.
+
+    Raises
+    ------
+    DataError : the data has labels that the model does not know, or no such split.
+    """
+    part, split = choose_split(corpus, split)
+    proba = classifier.predict_proba(part.texts, part.contexts())
+    return report_on(
+        part,
+        align(proba, classifier.classes_, part),
+        split=split,
+        system=system,
+        n_resamples=n_resamples,
+        seed=seed,
+    )
+
+
+def align(proba: Floats, classes: Sequence[str], corpus: Corpus) -> Floats:
+    """Columns of `proba` in the corpus's label order; labels the data lacks must be absent there.
+
+    Raises
+    ------
+    DataError : the two label sets differ.
+    """
+    lost = sorted(set(corpus.classes_) - set(classes))
+    if lost or len(classes) != len(corpus.classes_):
+        raise DataError(
+            f"{corpus.path}: labels {', '.join(corpus.classes_)}, but the model knows "
+            f"{', '.join(classes)}"
+        )
+    return proba[:, [list(classes).index(c) for c in corpus.classes_]]
+
+
+def report_on(
+    corpus: Corpus,
+    proba: Floats,
+    *,
+    split: str = "all",
+    system: str = "",
+    n_resamples: int = 2000,
+    seed: int = 13,
+) -> EvaluationReport:
+    """Report on probabilities, shape (n_sentences, n_classes), columns as `corpus.classes_`."""
+    classes = corpus.classes_
+    y_pred = proba.argmax(1)
+    per_article = metrics.group_confusions(corpus.y, y_pred, corpus.groups, len(classes))
+    total = per_article.sum(0)
+    weights = metrics.bootstrap_weights(len(per_article), n_resamples, seed)
+    resampled = np.tensordot(weights, per_article, 1)
+    measures = {
+        name: Measure(float(of(total)), *metrics.interval(of(resampled)))
+        for name, of in matrix_measures(classes).items()
+    }
+    measures.update(_proba_measures(corpus, proba, weights))
+    precision, recall, f1 = metrics.precision_recall_f1(total)
+    confidence, accuracy, n = metrics.reliability(corpus.y, proba, _N_BINS)
+    return EvaluationReport(
+        data=str(corpus.path),
+        split=split,
+        system=system,
+        classes_=classes,
+        n_articles=len(per_article),
+        n_sentences=len(corpus),
+        measures=measures,
+        per_label={
+            label: {
+                "precision": float(precision[i]),
+                "recall": float(recall[i]),
+                "f1": float(f1[i]),
+                "support": int(total[i].sum()),
+            }
+            for i, label in enumerate(classes)
+        },
+        confusion=total.astype(int).tolist(),
+        reliability={
+            "confidence": confidence.tolist(),
+            "accuracy": accuracy.tolist(),
+            "n": n.tolist(),
+        },
+        slices=_slices(corpus, y_pred),
+    )
+
+
+def matrix_measures(classes: Sequence[str]) -> dict[str, Callable[[Floats], Floats]]:
+    """The measures of a label set that are functions of confusions."""
+    measures: dict[str, Callable[[Floats], Floats]] = {"macro_f1": metrics.macro_f1}
+    if is_stance_set(tuple(classes)):
+        measures["f_stance"] = metrics.mean_f1_of([list(classes).index(s) for s in STANCES])
+        measures["stance_f1"] = metrics.stance_f1(list(classes).index(NONE))
+    return {
+        **measures,
+        "mcc": metrics.mcc,
+        "weighted_f1": metrics.weighted_f1,
+        "accuracy": metrics.accuracy,
+    }
+
+
+def _proba_measures(corpus: Corpus, proba: Floats, weights: Floats) -> dict[str, Measure]:
+    names, ids = np.unique(np.asarray(corpus.groups), return_inverse=True)
+    soft, hard = corpus.soft_labels(), np.eye(len(corpus.classes_))[corpus.y]
+
+    def by_article(values: Floats) -> Floats:
+        return np.bincount(ids, values, len(names))
+
+    n = by_article(np.ones(len(corpus)))
+    measures = {}
+    for name, rows in (
+        ("soft_cross_entropy", metrics.cross_entropy(soft, proba)),
+        ("brier", metrics.brier(hard, proba)),
+    ):
+        resampled = weights @ by_article(rows) / (weights @ n)
+        measures[name] = Measure(float(rows.mean()), *metrics.interval(resampled))
+    confidence = proba.max(1)
+    gap = confidence - (proba.argmax(1) == corpus.y)
+    bins = np.clip(np.ceil(confidence * _N_BINS).astype(int) - 1, 0, _N_BINS - 1)
+    gaps = np.stack([by_article(np.where(bins == b, gap, 0.0)) for b in range(_N_BINS)], 1)
+    resampled = np.abs(weights @ gaps).sum(1) / (weights @ n)
+    value = metrics.ece(corpus.y, proba, _N_BINS)
+    measures["ece"] = Measure(value, *metrics.interval(resampled))
+    return measures
+
+
+def _slices(corpus: Corpus, y_pred: NDArray[np.int64]) -> dict[str, dict[str, dict[str, float]]]:
+    articles = [corpus.articles[s.article_id] for s in corpus.sentences]
+    fields: dict[str, list[str]] = {
+        "genre": [a.genre for a in articles],
+        "process": [a.process for a in articles],
+        "year": [a.date[:4] if a.date[:4].isdecimal() else "" for a in articles],
+        "needs_context": ["yes" if s.needs_context else "no" for s in corpus.sentences],
+    }
+    measures = matrix_measures(corpus.classes_)
+    shown = [name for name in ("macro_f1", "f_stance", "stance_f1", "mcc") if name in measures]
+    slices: dict[str, dict[str, dict[str, float]]] = {}
+    for name, column in fields.items():
+        values = np.array(column)
+        found = sorted(v for v in set(column) if v and (values == v).sum() >= _MIN_SLICE)
+        if len(found) < 2:
+            continue
+        slices[name] = {}
+        for value in found:
+            rows = values == value
+            matrix = metrics.confusion(corpus.y[rows], y_pred[rows], len(corpus.classes_))
+            figures = {m: float(measures[m](matrix)) for m in shown}
+            slices[name][value] = {"n_sentences": int(rows.sum()), **figures}
+    return slices
+
+
+def read_predictions(path: Path, corpus: Corpus) -> Floats:
+    """Probabilities of a predictions file for every sentence of a corpus.
+
+    The file holds JSON lines with article_id, index, label and, optionally, scores (an object over
+    all labels).
+
+    Raises
+    ------
+    DataError : a line that is not understood, or a sentence without prediction.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such predictions file")
+    column = {c: i for i, c in enumerate(corpus.classes_)}
+    found: dict[tuple[str, int], Floats] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            key = (str(row["article_id"]), int(row["index"]))
+            scores = row.get("scores") or {row["label"]: 1.0}
+            proba = np.zeros(len(column))
+            for label, score in scores.items():
+                proba[column[label]] = float(score)
+        except (ValueError, KeyError, TypeError, AttributeError) as err:
+            raise DataError(
+                f"{path}:{number}: {err!r} in {line[:60]!r}; expected article_id, index, label "
+                f"(one of {', '.join(column)}) and optionally scores"
+            ) from err
+        if key in found:
+            raise DataError(f"{path}:{number}: a second prediction for {key[0]}:{key[1]}")
+        if not np.isfinite(proba).all() or proba.min() < 0 or proba.sum() <= 0:
+            raise DataError(f"{path}:{number}: scores must be probabilities, got {scores}")
+        found[key] = proba / proba.sum()
+    try:
+        return np.array([found[(s.article_id, s.index)] for s in corpus.sentences])
+    except KeyError as err:
+        article_id, index = err.args[0]
+        raise DataError(f"{path}: no prediction for sentence {article_id}:{index}") from err

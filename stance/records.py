@@ -1,0 +1,158 @@
+"""What goes in and what comes out, as frozen dataclasses."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from stance.errors import MissingPackageError
+from stance.labels import NONE
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A sentence and where it stands: ``article_text[start:end] == text`` (characters)."""
+
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Article:
+    """What is known of an article beside its sentences; empty strings where unknown."""
+
+    article_id: str
+    title: str = ""
+    date: str = ""
+    genre: str = ""
+    process: str = ""
+    event: str = ""
+    made: str = ""
+    split: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """One annotator's answer; `confidence` in [0, 1]."""
+
+    annotator: str
+    label: str
+    confidence: float = 1.0
+    label2: str | None = None
+    holder: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabeledSentence:
+    """One sentence of an article with its adjudicated label and every vote kept."""
+
+    article_id: str
+    index: int
+    text: str
+    label: str
+    holder: str | None = None
+    span: str = ""
+    source: str | None = None
+    certainty: str | None = None
+    outlook: str | None = None
+    mixed: bool = False
+    needs_context: bool = False
+    votes: tuple[Vote, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer for one sentence.
+
+    Attributes
+    ----------
+    text : the sentence as read.
+    label : the most probable label.
+    score : its calibrated probability, in [0, 1].
+    scores : probability of every label; they sum to 1.
+    start, end : character offsets into the article's text; None without an article.
+    is_truncated : True where the text was longer than the model reads (a warning says so too).
+    """
+
+    text: str
+    label: str
+    score: float
+    scores: Mapping[str, float] = field(hash=False)
+    start: int | None = None
+    end: int | None = None
+    is_truncated: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scores", MappingProxyType(dict(self.scores)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = (self.text, self.label, self.score, dict(self.scores))
+        return (type(self), (*fields, self.start, self.end, self.is_truncated))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, ready for `json.dumps`."""
+        return {
+            "text": self.text,
+            "label": self.label,
+            "score": self.score,
+            "scores": dict(self.scores),
+            "start": self.start,
+            "end": self.end,
+            "is_truncated": self.is_truncated,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ArticlePrediction:
+    """The answers for one article, in reading order.
+
+    `text` is the text that the offsets of `sentences` slice; `classes_` are the model's labels;
+    `dropped` holds the lines that were left out as site furniture.
+    """
+
+    text: str
+    sentences: tuple[Prediction, ...]
+    classes_: tuple[str, ...]
+    dropped: tuple[Sentence, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of sentences by label, every label of the model present."""
+        counted = Counter(s.label for s in self.sentences)
+        return {label: counted[label] for label in self.classes_}
+
+    @property
+    def stance_sentences(self) -> tuple[Prediction, ...]:
+        """The sentences whose label is not `none`."""
+        return tuple(s for s in self.sentences if s.label != NONE)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, ready for `json.dumps`."""
+        return {
+            "text": self.text,
+            "counts": self.counts,
+            "sentences": [s.to_dict() for s in self.sentences],
+            "dropped": [asdict(s) for s in self.dropped],
+        }
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row a sentence. Raises `MissingPackageError` where pandas is not installed."""
+        try:
+            import pandas
+        except ImportError as err:
+            raise MissingPackageError(
+                "to_pandas() needs pandas: pip install 'peace-stance[pandas]'"
+            ) from err
+        rows = []
+        for index, sentence in enumerate(self.sentences):
+            row = sentence.to_dict()
+            scores = row.pop("scores")
+            rows.append({"index": index, **row, **{f"score_{k}": v for k, v in scores.items()}})
+        return pandas.DataFrame(rows)

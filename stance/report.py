@@ -1,0 +1,194 @@
+"""Reports as JSON, Markdown and PNG, and the model card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stance.evaluation import EvaluationReport, Measure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from stance.model import ModelSpec
+
+_SHOWN = (
+    "macro_f1",
+    "f_stance",
+    "stance_f1",
+    "mcc",
+    "weighted_f1",
+    "accuracy",
+    "soft_cross_entropy",
+    "brier",
+    "ece",
+)
+
+
+def format_measure(measure: Measure) -> str:
+    """`0.712 [0.650, 0.770]`."""
+    return f"{measure.value:.3f} [{measure.low:.3f}, {measure.high:.3f}]"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table, numbers with three decimals."""
+
+    def cell(value: object) -> str:
+        return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    lines += ["| " + " | ".join(map(cell, row)) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def to_markdown(report: EvaluationReport) -> str:
+    """The whole report as Markdown."""
+    parts = [
+        f"# {report.system or 'Predictions'} on {report.data} ({report.split})",
+        f"{report.n_sentences} sentences of {report.n_articles} articles. Intervals: 95 %, "
+        "bootstrap over articles.",
+        markdown_table(
+            ["measure", "value [95 % interval]"],
+            [[m, format_measure(report.measures[m])] for m in _SHOWN if m in report.measures],
+        ),
+        "## Labels",
+        markdown_table(
+            ["label", "precision", "recall", "F1", "support"],
+            [
+                [label, v["precision"], v["recall"], v["f1"], int(v["support"])]
+                for label, v in report.per_label.items()
+            ],
+        ),
+        "## Confusion (rows true, columns predicted)",
+        markdown_table(
+            ["", *report.classes_],
+            [[c, *row] for c, row in zip(report.classes_, report.confusion, strict=True)],
+        ),
+    ]
+    for name, values in report.slices.items():
+        columns = list(next(iter(values.values())))
+        parts += [
+            f"## By {name}",
+            markdown_table([name, *columns], [[v, *f.values()] for v, f in values.items()]),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_report(report: EvaluationReport, folder: Path) -> list[Path]:
+    """Write evaluation.json, .md and .png; gives their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"evaluation.{kind}" for kind in ("json", "md", "png")]
+    paths[0].write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+    paths[1].write_text(to_markdown(report), encoding="utf-8")
+    evaluation_figure(report).savefig(paths[2], dpi=120)
+    return paths
+
+
+def evaluation_figure(report: EvaluationReport) -> Figure:
+    """Confusion, F1 by label and reliability, side by side."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    n = len(report.classes_)
+    left.imshow(
+        [[c / max(1, sum(row)) for c in row] for row in report.confusion],
+        cmap="Blues",
+        vmin=0,
+        vmax=1,
+    )
+    for i, row in enumerate(report.confusion):
+        for j, count in enumerate(row):
+            dark = count > 0.5 * max(1, sum(row))
+            left.text(j, i, str(count), ha="center", va="center", color="w" if dark else "k")
+    left.set_xticks(range(n), report.classes_, rotation=30, ha="right")
+    left.set_yticks(range(n), report.classes_)
+    left.set(xlabel="predicted", ylabel="true", title="Confusion")
+    middle.barh(range(n), [v["f1"] for v in report.per_label.values()], color="tab:blue")
+    middle.set_yticks(range(n), report.classes_)
+    middle.invert_yaxis()
+    middle.set(xlim=(0, 1), xlabel="F1", title="F1 by label")
+    bins = report.reliability
+    kept = [i for i, k in enumerate(bins["n"]) if k]
+    right.plot([0, 1], [0, 1], "k:", linewidth=1)
+    right.plot(
+        [bins["confidence"][i] for i in kept], [bins["accuracy"][i] for i in kept], "o-"
+    )
+    for i in kept:
+        right.annotate(
+            str(int(bins["n"][i])),
+            (bins["confidence"][i], bins["accuracy"][i]),
+            textcoords="offset points",
+            xytext=(4, -10),
+            fontsize=7,
+        )
+    ece = report.measures["ece"].value
+    right.set(
+        xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy",
+        title=f"Reliability (ECE {ece:.3f})",
+    )
+    return figure
+
+
+def learning_curve_figure(history: Sequence[dict[str, Any]]) -> Figure:
+    """Training loss, validation loss and validation macro_f1 over steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, name in ((left, "loss"), (left, "validation_loss"), (right, "validation_macro_f1")):
+        rows = [r for r in history if name in r]
+        axes.plot([r["step"] for r in rows], [r[name] for r in rows], "-", label=name)
+    left.set(xlabel="step", title="loss")
+    left.legend()
+    right.set(xlabel="step", ylim=(0, 1), title="validation macro_f1")
+    return figure
+
+
+def model_card(spec: ModelSpec, report: EvaluationReport | None, command: str) -> str:
+    """The README.md of a bundle."""
+    made = spec.training
+    figures = "Not evaluated yet."
+    if report is not None:
+        figures = (
+            f"{report.data}, split {report.split}: {report.n_sentences} sentences of "
+            f"{report.n_articles} articles; 95 % intervals by bootstrap over articles.\n\n"
+            + markdown_table(
+                ["measure", "value [95 % interval]"],
+                [[m, format_measure(report.measures[m])] for m in _SHOWN if m in report.measures],
+            )
+        )
+    return f"""---
+license: apache-2.0
+language: en
+pipeline_tag: text-classification
+---
+# Stance classifier ({', '.join(spec.classes_)})
+
+Fine-tuned from `{spec.base}` on {made.get('n_train_sentences', '?')} sentences, stopped on
+{made.get('n_validation_sentences', '?')} validation sentences (epoch {made.get('best_epoch', '?')}).
+Reads a sentence with {spec.n_context} sentences before it\
+{' and the headline' if spec.has_headline else ''}, at most {spec.max_length_tokens} tokens.
+
+## Figures
+
+{figures}
+
+## Intended use
+
+Counting and finding sentences that convey a stance toward a peace process in English news text. A
+label describes what a sentence conveys, not who is right. Not for judging persons, and not as the
+only ground of any decision about them.
+
+## Limits
+
+The training text and its labels were made by language models by a written codebook; agreement
+between them is model agreement, not human reliability. English only. Irony, nested quotation and
+sentences that depend on distant context are often missed.
+
+## Made by
+
+`{command}`
+"""

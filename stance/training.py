@@ -1,0 +1,512 @@
+"""Fine-tuning: a plain loop whose every random choice is a function of seed and step.
+
+That makes it resume exactly: a checkpoint holds weights, optimizer state and counters, no generator
+state, and a run that was killed and resumed ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from scipy.optimize import minimize_scalar
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from stance import metrics
+from stance.classifier import batches_by_tokens, softmax
+from stance.config import TrainConfig, TrainerConfig
+from stance.corpus import Corpus, require_classes
+from stance.encoder import Base, encoder_config, find_base, load_tokenizer, read_tensors
+from stance.errors import ConfigError
+from stance.model import (
+    Encoded,
+    InputBuilder,
+    ModelSpec,
+    StanceModel,
+    collate,
+    new_model,
+    replace_folder,
+)
+
+log = logging.getLogger(__name__)
+_MEGABATCH = 50
+
+
+@dataclass
+class Progress:
+    """Counters of a run, stored in its checkpoint."""
+
+    step: int = 0
+    best_score: float = -1.0
+    best_epoch: int = -1
+    n_stale: int = 0
+    elapsed_s: float = 0.0
+    precision: str = ""
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A trained model, ready for `save_bundle`."""
+
+    model: StanceModel
+    spec: ModelSpec
+    tokenizer: Tokenizer
+    history: tuple[dict[str, Any], ...]
+    elapsed_s: float
+
+
+class TrainingSet:
+    """Token ids of a corpus, computed once, and what is needed to draw inputs from them."""
+
+    def __init__(self, corpus: Corpus, inputs: InputBuilder, soft_weight: float) -> None:
+        self.ids = inputs.token_ids(corpus.texts)
+        self.inputs = inputs
+        self.first = _first_rows(corpus.groups)
+        hard = np.eye(len(corpus.classes_))[corpus.y]
+        self.target = (1 - soft_weight) * hard + soft_weight * corpus.soft_labels()
+        self.y = corpus.y
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def encode(self, row: int, n_dropped: int = 0, *, is_bare: bool = False) -> Encoded:
+        """The input of one row, with its context, the `n_dropped` oldest of it left out."""
+        first = self.first[row]
+        chosen = [] if is_bare else self.inputs.choose_context(row - first)
+        return self.inputs.join(self.ids[row], [self.ids[first + i] for i in chosen[n_dropped:]])
+
+
+def _first_rows(groups: Sequence[str]) -> list[int]:
+    first: list[int] = []
+    for row, group in enumerate(groups):
+        first.append(first[-1] if row and groups[row - 1] == group else row)
+    return first
+
+
+def train(config: TrainConfig, corpus: Corpus, run_dir: Path) -> TrainResult:
+    """Fine-tune on the train split, stopping early on the validation split's `macro_f1`.
+
+    Parameters
+    ----------
+    corpus : every article with a split (`stance.splits.with_splits`).
+    run_dir : gets config.json, environment.json, metrics.jsonl and the checkpoint.
+
+    Raises
+    ------
+    ConfigError : `run_dir` holds another or an unfinished run, see `resume`.
+    DataError : fewer than two labels in train.
+    """
+    parts = {name: corpus.split(name) for name in ("train", "validation")}
+    for name, part in parts.items():
+        require_classes(part, f"split {name!r}")
+    run = Run(config, run_dir)
+    base = find_base(config.model.base, config.model.revision)
+    tokenizer = load_tokenizer(base.folder)
+    spec = _new_spec(config, corpus.classes_, base, tokenizer)
+    inputs = InputBuilder(tokenizer, spec)
+    weight = config.trainer.soft_label_weight
+    train_set = TrainingSet(parts["train"], inputs, weight)
+    validation = TrainingSet(parts["validation"], inputs, weight)
+    torch.manual_seed(config.seed)
+    model = new_model(base, spec, config.model.dropout)
+    if not config.model.train_word_embeddings:
+        model.encoder.get_input_embeddings().requires_grad_(False)  # type: ignore[operator]
+    device = _device(config.trainer.device)
+    loop = Loop(config, model.to(device), train_set, validation, run)
+    loop.run_to_end()
+    temperature = 1.0
+    if config.trainer.calibrate:
+        temperature = fit_temperature(loop.logits(validation), validation.y)
+    made = {
+        "seed": config.seed,
+        "trainer": asdict(config.trainer),
+        "n_train_sentences": len(train_set),
+        "n_validation_sentences": len(validation),
+        "n_articles": {k: len(v.articles) for k, v in parts.items()},
+        "best_epoch": loop.progress.best_epoch,
+        "validation_macro_f1": loop.progress.best_score,
+        "precision": loop.progress.precision,
+    }
+    spec = replace(spec, temperature=temperature, training=made)
+    history = tuple(loop.progress.history)
+    return TrainResult(model.cpu().eval(), spec, tokenizer, history, loop.progress.elapsed_s)
+
+
+def _new_spec(
+    config: TrainConfig, classes: tuple[str, ...], base: Base, tokenizer: Tokenizer
+) -> ModelSpec:
+    encoder = encoder_config(base.folder)
+    limit = int(encoder.get("max_position_embeddings", 512))
+    if encoder["model_type"] in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+        limit -= 2  # positions start after the padding id
+    if config.model.max_length_tokens > limit:
+        raise ConfigError(
+            f"model.max_length_tokens={config.model.max_length_tokens} is more than the "
+            f"{limit} that {base.name} reads"
+        )
+    start, end = tokenizer.encode("", add_special_tokens=True).ids[:2]
+    return ModelSpec(
+        classes_=classes,
+        base=base.name,
+        base_sha256=base.sha256,
+        base_revision=config.model.revision,
+        encoder=encoder,
+        cls_id=start,
+        sep_id=end,
+        pad_id=int(encoder.get("pad_token_id") or 0),
+        max_length_tokens=config.model.max_length_tokens,
+        n_context=config.model.n_context,
+        has_headline=config.model.has_headline,
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("trainer.device=cuda but torch finds no GPU; use auto or cpu")
+    return torch.device(name)
+
+
+class Run:
+    """The files of a run: what it was asked, its metrics, its checkpoint."""
+
+    def __init__(self, config: TrainConfig, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob(".checkpoint-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        asked = {k: v for k, v in asdict(config).items() if k not in _NOT_IDENTITY}
+        path = folder / "config.json"
+        if self.checkpoint() and not config.resume:
+            if not (folder / "bundle" / "manifest.json").is_file():
+                raise ConfigError(
+                    f"{folder} holds an unfinished run; go on with resume=true, or remove the "
+                    "folder, or choose another output_dir"
+                )
+            self.clear()
+        if config.resume and path.is_file():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            if before != asked:
+                key = next(k for k in asked if before.get(k) != asked[k])
+                raise ConfigError(
+                    f"{folder} holds a run with another {key}: {before.get(key)} there, "
+                    f"{asked[key]} now; resume needs the same settings"
+                )
+        write_atomically(path, json.dumps(asked, indent=2) + "\n")
+        write_atomically(folder / "environment.json", json.dumps(_environment(), indent=2) + "\n")
+
+    def clear(self) -> None:
+        """Forget an earlier run of this folder."""
+        for path in self.folder.glob("checkpoint-*"):
+            shutil.rmtree(path)
+        (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+
+    def checkpoint(self) -> Path | None:
+        """The newest checkpoint; each is complete, since it got its name last."""
+        found = sorted(
+            self.folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2])
+        )
+        return found[-1] if found else None
+
+    def save(
+        self,
+        progress: Progress,
+        model: dict[str, torch.Tensor],
+        optimizer: dict[str, torch.Tensor],
+        best: dict[str, torch.Tensor],
+    ) -> None:
+        """Write a checkpoint, then remove older ones."""
+        older = list(self.folder.glob("checkpoint-*"))
+        target = self.folder / f"checkpoint-{progress.step}"
+        fresh = Path(tempfile.mkdtemp(dir=self.folder, prefix=".checkpoint-"))
+        for name, tensors in (("model", model), ("optimizer", optimizer), ("best", best)):
+            save_file(tensors, fresh / f"{name}.safetensors")
+        (fresh / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
+        for path in fresh.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        replace_folder(fresh, target)
+        for path in older:
+            if path != target:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def write_metrics(self, history: Sequence[dict[str, Any]]) -> None:
+        """Bring metrics.jsonl in line with the history."""
+        lines = "".join(json.dumps(row) + "\n" for row in history)
+        write_atomically(self.folder / "metrics.jsonl", lines)
+
+
+_NOT_IDENTITY = ("resume", "name", "output_dir", "example", "evaluate_test")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that it is seen complete or not at all."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)
+
+
+def _environment() -> dict[str, Any]:
+    from importlib.metadata import version
+
+    names = ("peace-stance", "torch", "transformers", "tokenizers", "numpy", "scikit-learn")
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "n_threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "versions": {name: version(name) for name in names},
+    }
+
+
+class Loop:
+    """The optimisation, from wherever its run's checkpoint stands to the end."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: StanceModel,
+        train_set: TrainingSet,
+        validation: TrainingSet,
+        run: Run,
+    ) -> None:
+        self.config = config
+        self.options: TrainerConfig = config.trainer
+        self.model, self.train_set, self.validation, self.run = model, train_set, validation, run
+        self.device = next(model.parameters()).device
+        self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        head = [p for n, p in self.trained.items() if n.startswith("head.")]
+        body = [p for n, p in self.trained.items() if not n.startswith("head.")]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": body, "peak": self.options.learning_rate},
+                {"params": head, "peak": self.options.head_learning_rate},
+            ],
+            weight_decay=self.options.weight_decay,
+        )
+        self.target = torch.tensor(train_set.target, dtype=torch.float32)
+        self.weights = class_weights(train_set.y, train_set.target.shape[1], self.options)
+        self.n_epoch_steps = -(-len(train_set) // self.options.train_batch_size)
+        self.n_steps = self.n_epoch_steps * self.options.num_train_epochs
+        self.progress = Progress()
+        self.best = {n: p.detach().clone() for n, p in self.trained.items()}
+        self._restore()
+
+    def run_to_end(self) -> None:
+        """Train to the last epoch or the early stop, and leave the best weights in the model."""
+        if not self.progress.precision:
+            self.progress.precision = self._choose_precision()
+        started = time.monotonic() - self.progress.elapsed_s
+        bar = tqdm(
+            total=self.n_steps,
+            initial=self.progress.step,
+            desc="train",
+            unit="step",
+            file=sys.stderr,
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+        )
+        with bar:
+            while self.progress.step < self.n_steps and not self._is_stopped():
+                epoch, position = divmod(self.progress.step, self.n_epoch_steps)
+                for rows in self.epoch_batches(epoch)[position:]:
+                    loss = self._step(epoch, rows)
+                    self.progress.step += 1
+                    bar.update()
+                    bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                    self._record(epoch, loss)
+                    is_end = self.progress.step % self.n_epoch_steps == 0
+                    if is_end:
+                        self._validate(epoch)
+                    if is_end or self.progress.step % self.options.save_steps == 0:
+                        self.progress.elapsed_s = time.monotonic() - started
+                        self._save()
+        self._load_trained(self.best)
+
+    def epoch_batches(self, epoch: int) -> list[list[int]]:
+        """Rows of each batch of an epoch: shuffled, like lengths together."""
+        rng = np.random.default_rng([self.config.seed, epoch, 0])
+        order = rng.permutation(len(self.train_set))
+        size = self.options.train_batch_size
+        length = [len(ids) for ids in self.train_set.ids]
+        batches: list[list[int]] = []
+        for start in range(0, len(order), size * _MEGABATCH):
+            chunk = sorted(order[start : start + size * _MEGABATCH].tolist(), key=length.__getitem__)
+            batches += [chunk[i : i + size] for i in range(0, len(chunk), size)]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _inputs(self, epoch: int, rows: Sequence[int]) -> list[Encoded]:
+        made = []
+        for row in rows:
+            rng = np.random.default_rng([self.config.seed, epoch, 1, row])
+            is_bare = bool(rng.random() < self.options.context_dropout)
+            made.append(self.train_set.encode(row, is_bare=is_bare))
+        return made
+
+    def _loss(self, epoch: int, rows: Sequence[int], precision: str) -> torch.Tensor:
+        batch = collate(self._inputs(epoch, rows), self.train_set.inputs.pad_id)
+        target = self.target[list(rows)].to(self.device)
+        smooth = self.options.label_smoothing_factor
+        target = (1 - smooth) * target + smooth / target.shape[1]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = self.model({k: v.to(self.device) for k, v in batch.items()})
+        weighted = target * self.weights.to(self.device)
+        loss = -(weighted * torch.log_softmax(logits, 1)).sum(1)
+        return loss.sum() / weighted.sum()
+
+    def _step(self, epoch: int, rows: Sequence[int]) -> float:
+        torch.manual_seed(self.config.seed * 1_000_003 + self.progress.step)
+        self.model.train()
+        loss = self._loss(epoch, rows, self.progress.precision)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.trained.values(), self.options.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * self._schedule(self.progress.step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(loss)
+
+    def _schedule(self, step: int) -> float:
+        """Linear warm-up, then linear decay to zero."""
+        n_warmup = int(self.options.warmup_ratio * self.n_steps)
+        if step < n_warmup:
+            return (step + 1) / n_warmup
+        return (self.n_steps - step) / max(1, self.n_steps - n_warmup)
+
+    def _choose_precision(self) -> str:
+        """The asked precision; for `auto` the one whose step is measured faster on this device."""
+        if self.options.precision != "auto":
+            return self.options.precision
+        rows = max(self.epoch_batches(0)[:20], key=len)
+        taken: dict[str, float] = {}
+        self.model.train()
+        for precision in ("fp32", "bf16"):
+            times = []
+            for _ in range(4):
+                start = time.perf_counter()
+                self._loss(0, rows, precision).backward()
+                times.append(time.perf_counter() - start)
+                self.optimizer.zero_grad(set_to_none=True)
+            taken[precision] = float(np.median(times[1:]))
+        chosen = "bf16" if taken["bf16"] < 0.9 * taken["fp32"] else "fp32"
+        log.info(
+            "precision %s: a step takes %.0f ms in bf16, %.0f ms in fp32",
+            chosen,
+            1000 * taken["bf16"],
+            1000 * taken["fp32"],
+        )
+        return chosen
+
+    def logits(self, part: TrainingSet) -> NDArray[np.float64]:
+        """Logits of a set with full context, shape (n, n_classes)."""
+        encoded = [part.encode(row) for row in range(len(part))]
+        out = np.zeros((len(part), self.target.shape[1]))
+        self.model.eval()
+        for rows in batches_by_tokens([len(e.ids) for e in encoded], 4096):
+            batch = collate([encoded[r] for r in rows], part.inputs.pad_id)
+            with (
+                torch.inference_mode(),
+                torch.autocast(
+                    self.device.type, torch.bfloat16, enabled=self.progress.precision == "bf16"
+                ),
+            ):
+                made = self.model({k: v.to(self.device) for k, v in batch.items()})
+            out[rows] = made.double().cpu().numpy()
+        return out
+
+    def _validate(self, epoch: int) -> None:
+        logits = self.logits(self.validation)
+        matrix = metrics.confusion(self.validation.y, logits.argmax(1), logits.shape[1])
+        loss = metrics.cross_entropy(self.validation.target, softmax(logits)).mean()
+        score = float(metrics.macro_f1(matrix))
+        self.progress.history.append(
+            {
+                "step": self.progress.step,
+                "epoch": epoch + 1,
+                "validation_loss": float(loss),
+                "validation_macro_f1": score,
+            }
+        )
+        if score > self.progress.best_score:
+            self.progress.best_score, self.progress.best_epoch = score, epoch + 1
+            self.progress.n_stale = 0
+            self.best = {n: p.detach().clone() for n, p in self.trained.items()}
+        else:
+            self.progress.n_stale += 1
+        log.info("epoch %d: validation macro_f1 %.4f, loss %.4f", epoch + 1, score, loss)
+
+    def _record(self, epoch: int, loss: float) -> None:
+        if self.progress.step % 10 == 0:
+            self.progress.history.append(
+                {"step": self.progress.step, "epoch": epoch + 1, "loss": loss}
+            )
+            self.run.write_metrics(self.progress.history)
+
+    def _is_stopped(self) -> bool:
+        return self.progress.n_stale > self.options.early_stopping_patience
+
+    def _save(self) -> None:
+        optimizer = {
+            f"{key}/{name}": value.detach().cpu().contiguous()
+            for name, parameter in self.trained.items()
+            for key, value in self.optimizer.state[parameter].items()
+        }
+        model = {n: p.detach().cpu().contiguous() for n, p in self.trained.items()}
+        best = {n: p.cpu().contiguous() for n, p in self.best.items()}
+        self.run.save(self.progress, model, optimizer, best)
+        self.run.write_metrics(self.progress.history)
+
+    def _restore(self) -> None:
+        folder = self.run.checkpoint()
+        if folder is None:
+            return
+        self.progress = Progress(**json.loads((folder / "progress.json").read_text("utf-8")))
+        self._load_trained(read_tensors(folder / "model.safetensors"))
+        self.best = read_tensors(folder / "best.safetensors")
+        saved = read_tensors(folder / "optimizer.safetensors")
+        for name, parameter in self.trained.items():
+            self.optimizer.state[parameter] = {
+                key.partition("/")[0]: value if key.startswith("step/") else value.to(self.device)
+                for key, value in saved.items()
+                if key.partition("/")[2] == name
+            }
+        log.info("resumed at step %d of %d", self.progress.step, self.n_steps)
+
+    def _load_trained(self, tensors: dict[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                parameter.copy_(tensors[name])
+
+
+def class_weights(y: NDArray[np.int64], n_classes: int, options: TrainerConfig) -> torch.Tensor:
+    """Weight of each label, shape (n_classes,): (n / (n_classes * n_label)) ** power."""
+    counts = np.bincount(y, minlength=n_classes).clip(min=1)
+    power = options.class_weight_power
+    return torch.tensor((len(y) / (n_classes * counts)) ** power, dtype=torch.float32)
+
+
+def fit_temperature(logits: NDArray[np.float64], y: NDArray[np.int64]) -> float:
+    """The temperature with the least log loss, within [0.05, 20]. Source: Guo et al. 2017."""
+    target = np.eye(logits.shape[1])[y]
+
+    def loss(log_temperature: float) -> float:
+        proba = softmax(logits / np.exp(log_temperature))
+        return float(metrics.cross_entropy(target, proba).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
