@@ -109,7 +109,7 @@ def audit(corpus: Corpus) -> AuditReport:
     ]
     if any(s.holder for s in corpus.sentences):
         faults += [
-            f"{s.article_id}:{s.index}: {s.label} without {'holder' if not s.holder else 'certainty'}"
+            f"{s.article_id}:{s.index}: {s.label} without holder or certainty"
             for s in corpus.sentences
             if s.label != NONE and not (s.holder and s.certainty)
         ]

@@ -41,7 +41,7 @@ class StanceClassifier:
         self._inputs = InputBuilder(tokenizer, spec)
 
     @overload
-    def predict(self, texts: str) -> Prediction: ...
+    def predict(self, texts: str) -> Prediction: ...  # type: ignore[overload-overlap]
     @overload
     def predict(self, texts: Iterable[str]) -> list[Prediction]: ...
     def predict(self, texts: str | Iterable[str]) -> Prediction | list[Prediction]:
@@ -63,9 +63,7 @@ class StanceClassifier:
         """
         rows = _as_texts(texts)
         proba, encoded = self._run(rows, None)
-        made = [
-            self._prediction(t, p, e) for t, p, e in zip(rows, proba, encoded, strict=True)
-        ]
+        made = [self._prediction(t, p, e) for t, p, e in zip(rows, proba, encoded, strict=True)]
         return made[0] if isinstance(texts, str) else made
 
     def predict_proba(
@@ -229,7 +227,7 @@ def _find_bundle(name: str) -> Path:
 
 
 @overload
-def predict(texts: str) -> Prediction: ...
+def predict(texts: str) -> Prediction: ...  # type: ignore[overload-overlap]
 @overload
 def predict(texts: Iterable[str]) -> list[Prediction]: ...
 def predict(texts: str | Iterable[str]) -> Prediction | list[Prediction]:

@@ -50,6 +50,7 @@ class ModelConfig:
     n_context: int = 2
     has_headline: bool = True
     dropout: float = 0.1
+    encoder_dropout: float = 0.0
     train_word_embeddings: bool = False
 
 
@@ -92,17 +93,22 @@ class TrainConfig:
 
 
 @dataclass
+class BundleConfig:
+    """Which trained model."""
+
+    path: str = "minilm"
+
+
+@dataclass
 class EvaluateConfig:
-    """`stance evaluate`."""
+    """`stance evaluate`; on its command line `model=X` and `data=X` stand for their paths."""
 
     name: str = "evaluate"
     seed: int = 13
-    model: str = "minilm"
-    data: str = "peace_talks"
+    model: BundleConfig = field(default_factory=BundleConfig)
+    data: DataConfig = field(default_factory=DataConfig)
     split: str = "auto"
     predictions: str = ""
-    text_field: str = "text"
-    label_field: str = "label"
     n_resamples: int = 2000
     output_dir: str = "runs/${name}"
 
@@ -115,6 +121,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "max_length_tokens": (16, 512),
     "n_context": (0, 3),
     "dropout": (0, 0.9),
+    "encoder_dropout": (0, 0.9),
     "learning_rate": (0, 1),
     "head_learning_rate": (0, 1),
     "num_train_epochs": (1, 1000),
@@ -152,7 +159,7 @@ def check_config(config: Any, prefix: str = "") -> None:
             raise ConfigError(
                 f"{prefix}{name}={value} is unknown; give one of {', '.join(_CHOICES[name])}"
             )
-        elif name in ("name", "output_dir", "path", "data", "base") and not str(value).strip():
+        elif name in ("name", "output_dir", "path", "base") and not str(value).strip():
             raise ConfigError(f"{prefix}{name} is empty")
 
 

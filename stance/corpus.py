@@ -154,7 +154,9 @@ class Corpus:
         )
 
 
-def load_corpus(path: str | Path, *, text_field: str = "text", label_field: str = "label") -> Corpus:
+def load_corpus(
+    path: str | Path, *, text_field: str = "text", label_field: str = "label"
+) -> Corpus:
     """Load and validate labelled sentences.
 
     Parameters
@@ -280,7 +282,7 @@ def _string(row: dict[str, Any], name: str, where: str) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool) and name == "article_id":
         value = str(value)
     if not isinstance(value, str):
-        raise DataError(f"{where}: {name} is {_short(value)!r}; expected a string")
+        raise DataError(f"{where}: {name} is {_short(value)}; expected a string")
     if any("\ud800" <= c <= "\udfff" for c in value):
         raise DataError(f"{where}: {name} holds a lone surrogate; save the text as valid Unicode")
     return unicodedata.normalize("NFC", value).strip()
@@ -321,7 +323,7 @@ def _records(
         if isinstance(index, str) and index.isdecimal():
             index = int(index)
         if not isinstance(index, int) or isinstance(index, bool):
-            raise DataError(f"{where}: index is {_short(index)!r}; expected 0, 1, 2, ...")
+            raise DataError(f"{where}: index is {_short(index)}; expected 0, 1, 2, ...")
         sentence = _sentence(row, article_id, index, where, text_field, label_field, allowed, voted)
         by_article[article_id].append((number, sentence))
     sentences = []
@@ -391,7 +393,7 @@ def _flag(row: dict[str, Any], name: str, where: str) -> bool:
     if value in ("true", "false"):
         value = value == "true"
     if not isinstance(value, bool):
-        raise DataError(f"{where}: {name} is {_short(value)!r}; expected true or false")
+        raise DataError(f"{where}: {name} is {_short(value)}; expected true or false")
     return value
 
 
@@ -400,12 +402,12 @@ def _votes(votes: Any, where: str, allowed: tuple[str, ...]) -> Iterator[Vote]:
     if votes is None:
         return
     if not isinstance(votes, list):
-        raise DataError(f"{where}: votes is {_short(votes)!r}; expected a list")
+        raise DataError(f"{where}: votes is {_short(votes)}; expected a list")
     for number, vote in enumerate(votes):
         if isinstance(vote, str):
             vote = {"annotator": f"annotator_{number + 1}", "label": vote}
         if not isinstance(vote, dict):
-            raise DataError(f"{where}: vote {_short(vote)!r}; expected an object or a label")
+            raise DataError(f"{where}: vote {_short(vote)}; expected an object or a label")
         label, label2 = _string(vote, "label", where), _string(vote, "label2", where) or None
         for value in (label, label2):
             if value is not None and value not in allowed:
@@ -418,7 +420,7 @@ def _votes(votes: Any, where: str, allowed: tuple[str, ...]) -> Iterator[Vote]:
             or not isinstance(confidence, int | float)
             or not 0 <= confidence <= 1
         ):
-            raise DataError(f"{where}: confidence {_short(confidence)!r}; expected 0 to 1")
+            raise DataError(f"{where}: confidence {_short(confidence)}; expected 0 to 1")
         yield Vote(
             annotator=_string(vote, "annotator", where) or f"annotator_{number + 1}",
             label=label,

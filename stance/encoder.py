@@ -1,7 +1,7 @@
 """Base encoders by name: where the weights are, and that they are the right ones.
 
-`minilm` comes from an installed package, `mpnet` from five part packages joined once into the user's
-cache; any folder or Hub id also works. The network is touched for a Hub id alone.
+`minilm` comes from an installed package, `mpnet` from five part packages joined once into the
+user's cache; any folder or Hub id also works. The network is touched for a Hub id alone.
 """
 
 from __future__ import annotations

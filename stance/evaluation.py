@@ -200,7 +200,7 @@ def _proba_measures(corpus: Corpus, proba: Floats, weights: Floats) -> dict[str,
     soft, hard = corpus.soft_labels(), np.eye(len(corpus.classes_))[corpus.y]
 
     def by_article(values: Floats) -> Floats:
-        return np.bincount(ids, values, len(names))
+        return np.bincount(ids, values, len(names)).astype(np.float64)
 
     n = by_article(np.ones(len(corpus)))
     measures = {}
@@ -229,7 +229,9 @@ def _slices(corpus: Corpus, y_pred: NDArray[np.int64]) -> dict[str, dict[str, di
         "needs_context": ["yes" if s.needs_context else "no" for s in corpus.sentences],
     }
     measures = matrix_measures(corpus.classes_)
-    shown = [name for name in ("macro_f1", "f_stance", "stance_f1", "mcc") if name in measures]
+    shown: list[str] = [
+        name for name in ("macro_f1", "f_stance", "stance_f1", "mcc") if name in measures
+    ]
     slices: dict[str, dict[str, dict[str, float]]] = {}
     for name, column in fields.items():
         values = np.array(column)
@@ -240,8 +242,8 @@ def _slices(corpus: Corpus, y_pred: NDArray[np.int64]) -> dict[str, dict[str, di
         for value in found:
             rows = values == value
             matrix = metrics.confusion(corpus.y[rows], y_pred[rows], len(corpus.classes_))
-            figures = {m: float(measures[m](matrix)) for m in shown}
-            slices[name][value] = {"n_sentences": int(rows.sum()), **figures}
+            slices[name][value] = {"n_sentences": int(rows.sum())}
+            slices[name][value].update({m: float(measures[m](matrix)) for m in shown})
     return slices
 
 

@@ -1,7 +1,7 @@
 """Measures of classification quality, as pure functions of arrays.
 
-Everything that can be had from confusion matrices is computed on stacks of them, so a bootstrap over
-articles is one matrix product. Definitions equal scikit-learn's with `zero_division=0`.
+Everything that can be had from confusion matrices is computed on stacks of them, so a bootstrap
+over articles is one matrix product. Definitions equal scikit-learn's with `zero_division=0`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
 
 
 def precision_recall_f1(matrix: Floats) -> tuple[Floats, Floats, Floats]:
-    """Per label, shape (..., n_classes) each, from confusions of shape (..., n_classes, n_classes)."""
+    """Per label, (..., n_classes) each, from confusions (..., n_classes, n_classes)."""
     hits = np.diagonal(matrix, axis1=-2, axis2=-1)
     n_true, n_predicted = matrix.sum(-1), matrix.sum(-2)
     return (
@@ -99,8 +99,8 @@ def reliability(
     n = np.bincount(bins, minlength=n_bins)
     total = n.astype(np.float64)
     return (
-        _ratio(np.bincount(bins, confidence, n_bins), total),
-        _ratio(np.bincount(bins, is_right, n_bins), total),
+        _ratio(np.bincount(bins, confidence, n_bins).astype(np.float64), total),
+        _ratio(np.bincount(bins, is_right, n_bins).astype(np.float64), total),
         n,
     )
 

@@ -3,15 +3,15 @@
 Inputs are ``[CLS] sentence [SEP] context [SEP]``; the sentence's own token vectors are averaged and
 classified, so context informs the answer but is never itself classified.
 
-A bundle is a folder of safetensors and JSON: `bundle.json` (what the model is), `weights.safetensors`,
-`tokenizer.json`, `README.md` (model card) and `manifest.json` (SHA-256 of the others). Tensors that
-equal those of an installed base package are left out and taken from there.
+A bundle is a folder of safetensors and JSON: `bundle.json` (what the model is),
+`weights.safetensors`, `tokenizer.json`, `README.md` (model card) and `manifest.json` (SHA-256 of
+the others). Tensors that equal those of an installed base package are left out and taken from
+there.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -228,11 +228,11 @@ def replace_folder(fresh: Path, folder: Path) -> None:
     """Put a finished folder in place of another; a stop in between leaves one of the two."""
     if folder.exists():
         old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
-        os.replace(folder, old / folder.name)
-        os.replace(fresh, folder)
+        folder.replace(old / folder.name)
+        fresh.replace(folder)
         shutil.rmtree(old, ignore_errors=True)
     else:
-        os.replace(fresh, folder)
+        fresh.replace(folder)
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -326,7 +326,7 @@ def _read_spec(folder: Path) -> ModelSpec:
     known = {f.name: f for f in fields(ModelSpec)}
     if odd := sorted(set(values) ^ set(known)):
         raise BundleError(f"{path}: missing or unknown field {odd[0]!r}")
-    kinds = {"int": int, "float": (int, float), "bool": bool, "str": str}
+    kinds: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str}
     for name, value in values.items():
         kind = kinds.get(str(known[name].type))
         if kind and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):

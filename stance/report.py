@@ -113,9 +113,7 @@ def evaluation_figure(report: EvaluationReport) -> Figure:
     bins = report.reliability
     kept = [i for i, k in enumerate(bins["n"]) if k]
     right.plot([0, 1], [0, 1], "k:", linewidth=1)
-    right.plot(
-        [bins["confidence"][i] for i in kept], [bins["accuracy"][i] for i in kept], "o-"
-    )
+    right.plot([bins["confidence"][i] for i in kept], [bins["accuracy"][i] for i in kept], "o-")
     for i in kept:
         right.annotate(
             str(int(bins["n"][i])),
@@ -126,7 +124,10 @@ def evaluation_figure(report: EvaluationReport) -> Figure:
         )
     ece = report.measures["ece"].value
     right.set(
-        xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy",
+        xlim=(0, 1),
+        ylim=(0, 1.02),
+        xlabel="confidence",
+        ylabel="accuracy",
         title=f"Reliability (ECE {ece:.3f})",
     )
     return figure
@@ -165,12 +166,13 @@ license: apache-2.0
 language: en
 pipeline_tag: text-classification
 ---
-# Stance classifier ({', '.join(spec.classes_)})
+# Stance classifier ({", ".join(spec.classes_)})
 
-Fine-tuned from `{spec.base}` on {made.get('n_train_sentences', '?')} sentences, stopped on
-{made.get('n_validation_sentences', '?')} validation sentences (epoch {made.get('best_epoch', '?')}).
+Fine-tuned from `{spec.base}` on {made.get("n_train_sentences", "?")} sentences, stopped on
+{made.get("n_validation_sentences", "?")} validation sentences
+(epoch {made.get("best_epoch", "?")}).
 Reads a sentence with {spec.n_context} sentences before it\
-{' and the headline' if spec.has_headline else ''}, at most {spec.max_length_tokens} tokens.
+{" and the headline" if spec.has_headline else ""}, at most {spec.max_length_tokens} tokens.
 
 ## Figures
 

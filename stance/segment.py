@@ -7,6 +7,7 @@ furniture aside. All offsets refer to the cleaned text that is returned with the
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -37,8 +38,9 @@ _INSTITUTION = re.compile(
 _FURNITURE = re.compile(
     r"(?:"
     r"(?:read|see|learn|find out|watch|view)\s+(?:more|also|next|the full)\b.{0,90}"
-    r"|(?:also read|related|recommended|more on this|more from|most read|trending|you may also like|"
-    r"don't miss|editor's picks?|what to read next|in pictures|live updates?)(?:\W.{0,90})?"
+    r"|(?:also read|related|recommended|more on this|more from|most read|"
+    r"trending|you may also like|don't miss|editor's picks?|what to read next|in pictures|"
+    r"live updates?)(?:\W.{0,90})?"
     r"|related (?:articles|stories|topics)|recommended for you|most popular"
     r"|(?:sign up|subscribe|log in|register|donate)(?:\s+(?:now|here|today))?"
     r"|(?:sign up|subscribe)\s+(?:for|to)\s+(?:our|the|this|my|all)\b.{0,110}"
@@ -51,7 +53,8 @@ _FURNITURE = re.compile(
     r"|(?:click|tap)\s+here\b.{0,80}"
     r"|(?:photo|image|picture|video|credit|photograph|file photo|getty images|ap photo|reuters)"
     r"\s*(?:by|credit|:|/|©).{0,120}"
-    r"|(?:published|updated|last (?:updated|modified)|posted)(?:\s+(?:on|at|by))?\s*:?\s.{0,40}\d.{0,30}"
+    r"|(?:published|updated|last (?:updated|modified)|posted)"
+    r"(?:\s+(?:on|at|by))?\s*:?\s.{0,40}\d.{0,30}"
     r"|by\s+(?-i:[A-Z][\w.'’-]+(?:\s+[A-Z][\w.'’-]+){1,3})(?:\s*(?:,|\||and|in)\s.{0,60})?"
     r"|(?:tags?|topics?|keywords?|categories|filed under)\s*:.{0,160}"
     r"|home\s*[>›»/|].{0,120}"
@@ -64,8 +67,8 @@ _NOTICE = re.compile(
     r"(?:"
     r"\(?(?:additional )?(?:reporting|writing|editing) by\b.{0,160}"
     r"|(?:copyright|©|\(c\)).{0,120}|.{0,60}all rights reserved\.?"
-    r"|(?:this (?:article|story|post) (?:was|is|has been) (?:originally |first )?(?:published|updated|"
-    r"corrected|posted|produced|translated)|the views expressed)\b.{0,160}"
+    r"|(?:this (?:article|story|post) (?:was|is|has been) (?:originally |first )?(?:"
+    r"published|updated|corrected|posted|produced|translated)|the views expressed)\b.{0,160}"
     r"|(?:we use|this (?:web)?site uses) cookies\b.{0,160}|accept (?:all )?cookies"
     r"|(?:sign up|subscribe) (?:for|to) (?:our|the) .{0,60}newsletter.{0,40}"
     r")",
@@ -193,7 +196,7 @@ def _join_wrapped_lines(text: str) -> str:
             and not any(_BULLET.match(line.lstrip()) for line in lines[1:])
         )
         out = lines[0]
-        for before, line in zip(lines, lines[1:], strict=False):
+        for before, line in itertools.pairwise(lines):
             goes_on = line.lstrip()[:1].islower() and not _TERMINATOR.search(before.rstrip())
             is_item = bool(_BULLET.match(line.lstrip()))
             out += (" " if is_wrapped or (goes_on and not is_item) else "\n") + line

@@ -22,22 +22,36 @@ from stance.errors import ConfigError, StanceError
 
 C = TypeVar("C")
 _MAX_ALIASES = 20
-_FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--cfg", "-c", "--package", "-p")
+_FLAGS_WITH_VALUE = (
+    "--config-dir",
+    "-cd",
+    "--config-name",
+    "-cn",
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+)
 
 
 def run(
-    name: str, schema: type[C], task: Callable[[C, Path], None], argv: list[str], paths: dict[str, str]
+    name: str,
+    schema: type[C],
+    task: Callable[[C, Path], None],
+    argv: list[str],
+    paths: dict[str, str],
+    groups: tuple[str, ...] = (),
 ) -> int:
     """Compose the config `name`, check it, and run `task(config, run_dir)`, once or as multirun.
 
     Parameters
     ----------
-    paths : keys that take a path, and the setting it goes to (`data` to `data.path`, where `data`
-        is a group of configs too).
+    paths : keys that take a path, and the setting it goes to.
+    groups : those of them whose plain words are choices of a config group instead.
     """
     ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     directory = str(config_dir())
-    argv = [_path_override(a, paths, "-m" in argv or "--multirun" in argv) for a in argv]
+    argv = [_path_override(a, paths, groups, "-m" in argv or "--multirun" in argv) for a in argv]
     _check(name, schema, argv, directory)
 
     @hydra.main(version_base="1.3", config_path=directory, config_name=name)
@@ -60,13 +74,15 @@ def _checked(cfg: DictConfig) -> Any:
     return config
 
 
-def _path_override(argument: str, paths: dict[str, str], is_sweep: bool) -> str:
+def _path_override(
+    argument: str, paths: dict[str, str], groups: tuple[str, ...], is_sweep: bool
+) -> str:
     """Quote a path for Hydra's grammar, and send it where it belongs."""
     key, equals, value = argument.partition("=")
     if not equals or key not in paths:
         return argument
     parts = value.split(",") if is_sweep else [value]
-    if paths[key] != key and all(re.fullmatch(r"\w+", p) for p in parts):
+    if key in groups and all(re.fullmatch(r"\w+", p) for p in parts):
         return argument
     quoted = ["'" + p.replace("\\", "\\\\").replace("'", "\\'") + "'" for p in parts]
     return f"{paths[key]}={','.join(quoted)}"
@@ -89,7 +105,9 @@ def _check(name: str, schema: type[Any], argv: list[str], directory: str) -> Non
     if user_dir is not None:
         _check_user_yaml(user_dir)
         return
-    if any(f in flags for f in ("-m", "--multirun", "-h", "--help", "--hydra-help", "--info", "-i")):
+    if any(
+        f in flags for f in ("-m", "--multirun", "-h", "--help", "--hydra-help", "--info", "-i")
+    ):
         return
     for override in overrides:
         if "=" not in override and not override.startswith("~"):

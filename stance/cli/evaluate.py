@@ -13,13 +13,15 @@ from stance.report import to_markdown, write_report
 
 def main(argv: list[str]) -> int:
     """Evaluate, print the report, write it to the run folder."""
-    paths = {name: name for name in ("model", "data", "predictions")}
+    paths = {"model": "model.path", "data": "data.path", "predictions": "predictions"}
     return _hydra.run("evaluate", EvaluateConfig, _task, argv, paths)
 
 
 def _task(config: EvaluateConfig, run_dir: Path) -> None:
     corpus = load_corpus(
-        find_data(config.data), text_field=config.text_field, label_field=config.label_field
+        find_data(config.data.path),
+        text_field=config.data.text_field,
+        label_field=config.data.label_field,
     )
     if config.predictions:
         part, split = choose_split(corpus, config.split)
@@ -35,10 +37,10 @@ def _task(config: EvaluateConfig, run_dir: Path) -> None:
         from stance.classifier import load
 
         report = evaluate(
-            load(config.model),
+            load(config.model.path),
             corpus,
             split=config.split,
-            system=config.model,
+            system=config.model.path,
             n_resamples=config.n_resamples,
             seed=config.seed,
         )

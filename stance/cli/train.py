@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 def main(argv: list[str]) -> int:
     """Run the whole job."""
-    return _hydra.run("train", TrainConfig, _task, argv, {"data": "data.path"})
+    return _hydra.run("train", TrainConfig, _task, argv, {"data": "data.path"}, ("data",))
 
 
 def load_for_training(data: DataConfig, seed: int) -> Corpus:
@@ -59,7 +59,11 @@ def _task(config: TrainConfig, run_dir: Path) -> None:
     bundle = run_dir / "bundle"
     dtype = getattr(torch, config.trainer.bundle_dtype)
     save_bundle(
-        bundle, result.model, result.spec, result.tokenizer, model_card(result.spec, None, command),
+        bundle,
+        result.model,
+        result.spec,
+        result.tokenizer,
+        model_card(result.spec, None, command),
         dtype,
     )
     written = [bundle, run_dir / "metrics.jsonl", run_dir / "learning_curves.png"]
