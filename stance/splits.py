@@ -102,6 +102,40 @@ def with_splits(corpus: Corpus, shares: Mapping[str, float], seed: int) -> Corpu
     return replace(corpus, articles=articles)
 
 
+def first_train_articles(corpus: Corpus, n_articles: int, seed: int) -> Corpus:
+    """The corpus with only `n_articles` of its train articles, drawn by `seed`; others stay.
+
+    The draw of n is part of the draw of n + 1, as a learning curve needs it.
+    """
+    train = [a.article_id for a in corpus.articles.values() if a.split == "train"]
+    order = np.random.default_rng(seed).permutation(len(train))
+    left_out = {train[i] for i in order[n_articles:]}
+    return corpus.subset(set(corpus.articles) - left_out)
+
+
+def with_extra_train(corpus: Corpus, extra: Corpus) -> Corpus:
+    """The corpus with the train split of another (all of it where it names no splits) added.
+
+    Raises
+    ------
+    DataError : the two have different labels.
+    """
+    if extra.classes_ != corpus.classes_:
+        raise DataError(f"{extra.path}: labels {extra.classes_}, expected {corpus.classes_}")
+    part = extra.split("train") if extra.splits else extra
+    prefix = f"{extra.path.stem}/"
+    articles = {
+        prefix + k: replace(a, article_id=prefix + k, split="train")
+        for k, a in part.articles.items()
+    }
+    sentences = tuple(replace(s, article_id=prefix + s.article_id) for s in part.sentences)
+    return replace(
+        corpus,
+        articles={**corpus.articles, **articles},
+        sentences=corpus.sentences + sentences,
+    )
+
+
 def _carve(corpus: Corpus, share: float, seed: int) -> Iterable[str]:
     group_of = linked_groups(corpus)
     groups = [group_of[article_id] for article_id in corpus.groups]

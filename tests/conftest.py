@@ -7,10 +7,19 @@ from pathlib import Path
 import pytest
 
 SENTENCES = {
-    "none": ["The delegations landed at {n} in the evening.", "The plan has {n} points and an annex."],
+    "none": [
+        "The delegations landed at {n} in the evening.",
+        "The plan has {n} points and an annex.",
+    ],
     "optimistic": ["Both sides made real progress on {n} items.", "A deal on {n} is within reach."],
-    "obstructive": ["The ministry rejected point {n} outright.", "Talks on item {n} are deadlocked."],
-    "conciliatory": ["The envoy offered to drop demand {n}.", "The capital is ready to accept {n}."],
+    "obstructive": [
+        "The ministry rejected point {n} outright.",
+        "Talks on item {n} are deadlocked.",
+    ],
+    "conciliatory": [
+        "The envoy offered to drop demand {n}.",
+        "The capital is ready to accept {n}.",
+    ],
 }
 
 
@@ -51,14 +60,14 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = find_base("minilm").folder
     folder = tmp_path_factory.mktemp("tiny")
     config = json.loads((source / "config.json").read_text())
-    config.update(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
-    )
+    config.update(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_bytes((source / "tokenizer.json").read_bytes())
     torch.manual_seed(0)
     model = build_encoder(config, None, folder)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    save_file(
+        {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors"
+    )
     return folder
 
 

@@ -11,7 +11,7 @@ from stance.cli import _hydra
 from stance.config import DataConfig, TrainConfig, find_data
 from stance.corpus import Corpus, load_corpus
 from stance.errors import LeakageError
-from stance.splits import with_splits
+from stance.splits import first_train_articles, with_extra_train, with_splits
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,10 @@ def load_for_training(data: DataConfig, seed: int) -> Corpus:
     corpus = with_splits(
         corpus, {"validation": data.validation_share, "test": data.test_share}, seed
     )
+    if data.max_train_articles:
+        corpus = first_train_articles(corpus, data.max_train_articles, seed)
+    for extra in data.extra_train:
+        corpus = with_extra_train(corpus, load_corpus(find_data(extra)))
     if leakage := find_leakage(corpus):
         message = f"{corpus.path}: {len(leakage)} leaks between splits, first: {leakage[0]}"
         if not data.allow_leakage:

@@ -68,7 +68,11 @@ FAULTY = {
         lines({**GOOD, "votes": [{"label": "none", "confidence": 80}]}),
         "expected 0 to 1",
     ),
-    "Latin-1": ("a.jsonl", lines(GOOD) + b'{"text": "caf\xe9", "label": "none"}\n', ":2: byte 0xe9"),
+    "Latin-1": (
+        "a.jsonl",
+        lines(GOOD) + b'{"text": "caf\xe9", "label": "none"}\n',
+        ":2: byte 0xe9",
+    ),
     "UTF-16": ("a.jsonl", "x".encode("utf-16"), "UTF-16"),
     "NUL": ("a.jsonl", lines(GOOD) + b"\0\0", "NUL"),
     "lone surrogate": ("a.jsonl", lines(r'{"text": "\ud800", "label": "none"}'), "surrogate"),

@@ -18,7 +18,13 @@ def unsplit(rows):
 
 
 def test_near_copies_are_found_and_others_not():
-    texts = [LONG, LONG.replace("of note", "of note"), LONG.upper(), "Rain fell on the town.", "No."]
+    texts = [
+        LONG,
+        LONG.replace("of note", "of note"),
+        LONG.upper(),
+        "Rain fell on the town.",
+        "No.",
+    ]
     assert set(near_copies(texts)) == {(0, 1), (0, 2), (1, 2)}
 
 

@@ -1,0 +1,118 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from stance import ConfigError, DataError
+from stance.corpus import load_corpus
+from stance.training import Run, class_weights, fit_temperature, train
+from tests.conftest import small_rows, write_jsonl
+
+
+def weights(result) -> dict[str, torch.Tensor]:
+    return result.model.state_dict()
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(t, weights(b)[n]) for n, t in weights(a).items())
+
+
+def test_same_seed_same_bits_and_another_seed_others(tiny_config, small_data, tmp_path):
+    corpus = load_corpus(small_data)
+    one = train(tiny_config, corpus, tmp_path / "1")
+    two = train(tiny_config, corpus, tmp_path / "2")
+    assert same(one, two)
+    other = train(replace(tiny_config, seed=4), corpus, tmp_path / "3")
+    assert not same(one, other)
+
+
+@pytest.mark.parametrize("n_steps", [1, 3, 4, 11, 12, 13, 20])
+def test_a_run_stopped_anywhere_resumes_to_the_same_bits(
+    n_steps, tiny_config, small_data, tmp_path, monkeypatch
+):
+    corpus = load_corpus(small_data)
+    whole = train(tiny_config, corpus, tmp_path / "whole")
+
+    class Stop(Exception):
+        pass
+
+    from stance.training import Loop
+
+    step, taken = Loop._step, []
+
+    def counted(self, epoch, rows):
+        if len(taken) == n_steps:
+            raise Stop
+        taken.append(epoch)
+        return step(self, epoch, rows)
+
+    monkeypatch.setattr(Loop, "_step", counted)
+    with pytest.raises(Stop):
+        train(tiny_config, corpus, tmp_path / "cut")
+    monkeypatch.setattr(Loop, "_step", step)
+    resumed = train(replace(tiny_config, resume=True), corpus, tmp_path / "cut")
+    assert same(whole, resumed)
+    steps = [r["step"] for r in resumed.history]
+    assert steps == [r["step"] for r in whole.history]
+    lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == steps
+
+
+def test_an_unfinished_run_is_not_overwritten(tiny_config, small_data, tmp_path):
+    corpus = load_corpus(small_data)
+    train(tiny_config, corpus, tmp_path)
+    with pytest.raises(ConfigError, match="resume=true"):
+        train(tiny_config, corpus, tmp_path)
+
+
+def test_resume_refuses_other_settings(tiny_config, small_data, tmp_path):
+    corpus = load_corpus(small_data)
+    train(tiny_config, corpus, tmp_path)
+    with pytest.raises(ConfigError, match="another seed"):
+        train(replace(tiny_config, seed=9, resume=True), corpus, tmp_path)
+
+
+def test_stale_half_written_checkpoint_is_ignored(tiny_config, small_data, tmp_path):
+    (tmp_path / ".checkpoint-abc").mkdir()
+    run = Run(tiny_config, tmp_path)
+    assert run.checkpoint() is None
+    assert not (tmp_path / ".checkpoint-abc").exists()
+
+
+def test_one_label_in_train_is_refused(tiny_config, tmp_path):
+    rows = [r if r["split"] != "train" else {**r, "label": "none"} for r in small_rows(24)]
+    corpus = load_corpus(write_jsonl(tmp_path / "d.jsonl", rows))
+    with pytest.raises(DataError, match="split 'train' holds only"):
+        train(tiny_config, corpus, tmp_path / "run")
+
+
+def test_the_tiny_model_learns_what_can_be_learnt(tiny_config, small_data, tmp_path):
+    config = replace(
+        tiny_config,
+        trainer=replace(
+            tiny_config.trainer,
+            num_train_epochs=30,
+            learning_rate=3e-3,
+            head_learning_rate=1e-2,
+            early_stopping_patience=30,
+        ),
+    )
+    result = train(config, load_corpus(small_data), tmp_path)
+    assert result.spec.training["validation_macro_f1"] > 0.8
+
+
+def test_class_weights_follow_the_formula(tiny_config):
+    y = np.array([0, 0, 0, 1])
+    options = replace(tiny_config.trainer, class_weight_power=1.0)
+    assert class_weights(y, 2, options).tolist() == pytest.approx([4 / 6, 2.0])
+    assert class_weights(y, 2, tiny_config.trainer).tolist() == [1.0, 1.0]
+
+
+def test_temperature_undoes_a_known_overconfidence():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 1, (4000, 3))
+    proba = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    y = np.array([rng.choice(3, p=p) for p in proba])
+    assert fit_temperature(3 * logits, y) == pytest.approx(3, rel=0.1)
