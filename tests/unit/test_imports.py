@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "stance"
 ORDER = [
     *("labels", "errors", "records", "config", "segment", "corpus", "splits", "audit", "metrics"),
-    *("encoder", "model", "classifier", "training", "evaluation", "report", "cli", "__main__"),
+    *("agreement", "encoder", "model", "classifier", "training", "evaluation", "report", "cli", "__main__"),
 ]
 
 
