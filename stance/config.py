@@ -69,6 +69,7 @@ class TrainerConfig:
     soft_label_weight: float = 0.5
     class_weight_power: float = 0.0
     context_dropout: float = 0.3
+    ema_decay: float = 0.995
     early_stopping_patience: int = 2
     save_steps: int = 100
     precision: str = "auto"
@@ -133,6 +134,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "soft_label_weight": (0, 1),
     "class_weight_power": (0, 1),
     "context_dropout": (0, 1),
+    "ema_decay": (0, 0.99999),
     "early_stopping_patience": (0, 1000),
     "save_steps": (1, 10**9),
     "n_resamples": (10, 100_000),

@@ -105,6 +105,8 @@ def _first_rows(groups: Sequence[str]) -> list[int]:
 def train(config: TrainConfig, corpus: Corpus, run_dir: Path) -> TrainResult:
     """Fine-tune on the train split, stopping early on the validation split's `macro_f1`.
 
+    What is validated and kept is the running average of the weights, not their last value.
+
     Parameters
     ----------
     corpus : every article with a split (`stance.splits.with_splits`).
@@ -238,12 +240,14 @@ class Run:
         model: dict[str, torch.Tensor],
         optimizer: dict[str, torch.Tensor],
         best: dict[str, torch.Tensor],
+        averaged: dict[str, torch.Tensor],
     ) -> None:
         """Write a checkpoint, then remove older ones."""
         older = list(self.folder.glob("checkpoint-*"))
         target = self.folder / f"checkpoint-{progress.step}"
         fresh = Path(tempfile.mkdtemp(dir=self.folder, prefix=".checkpoint-"))
-        for name, tensors in (("model", model), ("optimizer", optimizer), ("best", best)):
+        parts = {"model": model, "optimizer": optimizer, "best": best, "averaged": averaged}
+        for name, tensors in parts.items():
             save_file(tensors, fresh / f"{name}.safetensors")
         (fresh / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
         for path in fresh.iterdir():
@@ -314,7 +318,8 @@ class Loop:
         self.n_epoch_steps = -(-len(train_set) // self.options.train_batch_size)
         self.n_steps = self.n_epoch_steps * self.options.num_train_epochs
         self.progress = Progress()
-        self.best = {n: p.detach().clone() for n, p in self.trained.items()}
+        self.best = self._copy()
+        self.averaged = self._copy()
         self._restore()
 
     def run_to_end(self) -> None:
@@ -390,7 +395,19 @@ class Loop:
             group["lr"] = group["peak"] * self._schedule(self.progress.step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self._average()
         return float(loss.detach())
+
+    def _average(self) -> None:
+        """Move the averaged weights toward the new ones, faster in the first steps.
+
+        Source: Tarvainen and Valpola 2017 (mean teacher), with the usual warm-up of the decay.
+        """
+        step = self.progress.step
+        decay = min(self.options.ema_decay, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                self.averaged[name].lerp_(parameter, 1 - decay)
 
     def _schedule(self, step: int) -> float:
         """Linear warm-up, then linear decay to zero."""
@@ -439,7 +456,10 @@ class Loop:
         return out
 
     def _validate(self, epoch: int) -> None:
+        current = self._copy()
+        self._load_trained(self.averaged)
         logits = self.logits(self.validation)
+        self._load_trained(current)
         matrix = metrics.confusion(self.validation.y, logits.argmax(1), logits.shape[1])
         loss = metrics.cross_entropy(self.validation.target, softmax(logits)).mean()
         score = float(metrics.macro_f1(matrix))
@@ -454,7 +474,7 @@ class Loop:
         if score > self.progress.best_score:
             self.progress.best_score, self.progress.best_epoch = score, epoch + 1
             self.progress.n_stale = 0
-            self.best = {n: p.detach().clone() for n, p in self.trained.items()}
+            self.best = {n: t.clone() for n, t in self.averaged.items()}
         else:
             self.progress.n_stale += 1
         log.info("epoch %d: validation macro_f1 %.4f, loss %.4f", epoch + 1, score, loss)
@@ -477,7 +497,8 @@ class Loop:
         }
         model = {n: p.detach().cpu().contiguous() for n, p in self.trained.items()}
         best = {n: p.cpu().contiguous() for n, p in self.best.items()}
-        self.run.save(self.progress, model, optimizer, best)
+        averaged = {n: p.cpu().contiguous() for n, p in self.averaged.items()}
+        self.run.save(self.progress, model, optimizer, best, averaged)
         self.run.write_metrics(self.progress.history)
 
     def _restore(self) -> None:
@@ -487,6 +508,8 @@ class Loop:
         self.progress = Progress(**json.loads((folder / "progress.json").read_text("utf-8")))
         self._load_trained(read_tensors(folder / "model.safetensors"))
         self.best = read_tensors(folder / "best.safetensors")
+        averaged = read_tensors(folder / "averaged.safetensors")
+        self.averaged = {n: t.to(self.device) for n, t in averaged.items()}
         saved = read_tensors(folder / "optimizer.safetensors")
         for name, parameter in self.trained.items():
             self.optimizer.state[parameter] = {
@@ -495,6 +518,9 @@ class Loop:
                 if key.partition("/")[2] == name
             }
         log.info("resumed at step %d of %d", self.progress.step, self.n_steps)
+
+    def _copy(self) -> dict[str, torch.Tensor]:
+        return {n: p.detach().clone() for n, p in self.trained.items()}
 
     def _load_trained(self, tensors: dict[str, torch.Tensor]) -> None:
         with torch.no_grad():

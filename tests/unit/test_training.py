@@ -93,10 +93,10 @@ def test_the_tiny_model_learns_what_can_be_learnt(tiny_config, small_data, tmp_p
         tiny_config,
         trainer=replace(
             tiny_config.trainer,
-            num_train_epochs=30,
+            num_train_epochs=60,
             learning_rate=3e-3,
             head_learning_rate=1e-2,
-            early_stopping_patience=30,
+            early_stopping_patience=60,
         ),
     )
     result = train(config, load_corpus(small_data), tmp_path)
