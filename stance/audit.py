@@ -96,7 +96,7 @@ def audit(corpus: Corpus) -> AuditReport:
     """Run every check on a corpus."""
     faults = [_copy(corpus, a, b) for a, b in near_copies(corpus.texts)]
     openings = Counter(" ".join(found[:5]) for t in corpus.texts if len(found := words(t)) >= 5)
-    limit = max(2, _MAX_OPENING_SHARE * len(corpus))
+    limit = max(5, _MAX_OPENING_SHARE * len(corpus))
     faults += [
         f"{n} sentences open with {opening!r}"
         for opening, n in openings.most_common(_N_SHOWN)

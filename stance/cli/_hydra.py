@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -70,6 +71,8 @@ def run(
 
 def _checked(cfg: DictConfig) -> Any:
     config = OmegaConf.to_object(cfg)
+    if "_target_" in str(OmegaConf.to_container(cfg)):
+        raise ConfigError("a config can't name code to run; remove _target_")
     check_config(config)
     return config
 
@@ -110,8 +113,10 @@ def _check(name: str, schema: type[Any], argv: list[str], directory: str) -> Non
     ):
         return
     for override in overrides:
-        if "=" not in override and not override.startswith("~"):
-            raise ConfigError(f"{override!r} is not KEY=VALUE; see stance {name} --help")
+        try:
+            OverridesParser.create().parse_override(override)
+        except HydraException as err:
+            raise ConfigError(f"{override!r} is not KEY=VALUE; see stance {name} --help") from err
     try:
         GlobalHydra.instance().clear()
         with initialize_config_dir(directory, version_base="1.3"):

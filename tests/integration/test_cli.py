@@ -78,9 +78,13 @@ def test_predict_on_a_missing_file(tmp_path):
     assert b"No such file" in stance("predict", "none.txt", cwd=tmp_path, code=1).stderr
 
 
-def test_audit_says_clean_or_not(small_data, tmp_path):
-    done = stance("audit", small_data, cwd=tmp_path)
-    assert "leakage: 0" in done.stdout.decode()
+def test_audit_says_clean_or_not(tmp_path):
+    cases = Path(__file__).parents[1] / "unit" / "segmentation_cases.json"
+    texts = dict.fromkeys(t for _, found in json.loads(cases.read_text()) for t in found)
+    rows = [{"text": t, "label": ("none", "optimistic")[i % 2]} for i, t in enumerate(texts)]
+    kept = [r for r in rows if len(r["text"].split()) > 6 and "They agreed" not in r["text"]]
+    done = stance("audit", write_jsonl(tmp_path / "clean.jsonl", kept), cwd=tmp_path)
+    assert "leakage: 0\nfaults: 0" in done.stdout.decode()
     rows = small_rows(8)
     rows[0]["text"] = rows[-1]["text"] = "The very same sentence stands here twice, word by word."
     leaking = write_jsonl(tmp_path / "leak.jsonl", rows)

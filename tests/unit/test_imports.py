@@ -6,7 +6,17 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "stance"
 ORDER = [
     *("labels", "errors", "records", "config", "segment", "corpus", "splits", "audit", "metrics"),
-    *("agreement", "encoder", "model", "classifier", "training", "evaluation", "report", "cli", "__main__"),
+    *(
+        "agreement",
+        "encoder",
+        "model",
+        "classifier",
+        "training",
+        "evaluation",
+        "report",
+        "cli",
+        "__main__",
+    ),
 ]
 
 
