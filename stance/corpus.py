@@ -303,7 +303,7 @@ def _records(
     label_field: str,
 ) -> tuple[list[LabeledSentence], dict[str, Article]]:
     found = {row.get(label_field) for _, row in rows if isinstance(row.get(label_field), str)}
-    allowed = LABELS if found & set(STANCES) else None
+    allowed = LABELS if found & set(STANCES) or found <= set(LABELS) else None
     voted = allowed or tuple(sorted(map(str, found)))
     by_article: dict[str, list[tuple[int, LabeledSentence]]] = defaultdict(list)
     articles: dict[str, Article] = {}

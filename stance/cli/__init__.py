@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "fine-tune a model on labelled sentences",
     "evaluate": "measure a model or a predictions file on labelled sentences",
     "predict": "label the sentences of an article",
+    "annotate": "send sentences to annotators and read their votes back",
     "agreement": "how far annotators agree",
     "audit": "check labelled sentences for leakage and faults",
 }

@@ -8,6 +8,7 @@ ORDER = [
     *("labels", "errors", "records", "config", "segment", "corpus", "splits", "audit", "metrics"),
     *(
         "agreement",
+        "annotate",
         "encoder",
         "model",
         "classifier",
