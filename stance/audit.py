@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -40,6 +40,13 @@ ACTOR_NAMES = re.compile(
     r"taliban|afghan\w*|kabul|pakistan\w*|cambodia\w*|thai\w*|serbia\w*|kosovo|colombia\w*|farc|eln)\b",
     re.I,
 )
+
+ACTORS = {
+    "russia": re.compile(r"\b(?:russia\w*|moscow\w*|kremlin\w*|putin\w*)", re.I),
+    "ukraine": re.compile(r"\b(?:ukrain\w*|ky?iv\w*|kiev\w*|zelensk\w*)", re.I),
+    "united_states": re.compile(r"\b(?:U\.?S\.?|[Aa]merica\w*|Washington|White House|Trump\w*)"),
+    "europe": re.compile(r"\b(?:Europe\w*|EU|Brussels|Macron|Merz|Starmer|Merkel|NATO)"),
+}
 
 
 @dataclass(frozen=True)
@@ -92,8 +99,8 @@ def _copy(corpus: Corpus, a: int, b: int) -> str:
     )
 
 
-def audit(corpus: Corpus) -> AuditReport:
-    """Run every check on a corpus."""
+def audit(corpus: Corpus, real: Corpus | None = None) -> AuditReport:
+    """Run every check on a corpus; with `real` sentences also how it can be told from them."""
     faults = [_copy(corpus, a, b) for a, b in near_copies(corpus.texts)]
     openings = Counter(" ".join(found[:5]) for t in corpus.texts if len(found := words(t)) >= 5)
     limit = max(5, _MAX_OPENING_SHARE * len(corpus))
@@ -120,7 +127,72 @@ def audit(corpus: Corpus) -> AuditReport:
         gain = names["accuracy"] - names["majority"]
         if is_stance_set(corpus.classes_) and gain > _MAX_NAMES_GAIN:
             faults.append(f"actor names alone predict the label: {gain:.1%} above the majority")
+    if is_stance_set(corpus.classes_):
+        measures["label_mix"] = label_mix(corpus)
+    if corpus.splits:
+        measures["only_in_test"] = only_in_test(corpus)
+    if real is not None:
+        measures["realism"] = realism(corpus, real)
+        measures["lengths_real"] = lengths(real.texts)
     return AuditReport(tuple(find_leakage(corpus)), tuple(faults), measures)
+
+
+def label_mix(corpus: Corpus) -> dict[str, dict[str, float]]:
+    """Share of each label among all sentences and among those that name an actor."""
+    named = {"all": re.compile(""), **ACTORS}
+    mix = {}
+    for actor, pattern in named.items():
+        rows = np.array([bool(pattern.search(t)) for t in corpus.texts])
+        if rows.sum() >= 50:
+            shares = np.bincount(corpus.y[rows], minlength=len(corpus.classes_)) / rows.sum()
+            mix[actor] = dict(zip(corpus.classes_, shares.tolist(), strict=True))
+    return mix
+
+
+def only_in_test(corpus: Corpus) -> dict[str, list[str]]:
+    """Processes and years of the test split that no other split has."""
+    test = [a for a in corpus.articles.values() if a.split == "test"]
+    rest = [a for a in corpus.articles.values() if a.split != "test"]
+    return {
+        "processes": sorted({a.process for a in test} - {a.process for a in rest}),
+        "years": sorted({a.date[:4] for a in test} - {a.date[:4] for a in rest}),
+    }
+
+
+def realism(corpus: Corpus, real: Corpus, seed: int = 13) -> dict[str, Any]:
+    """How well TF-IDF and logistic regression tell a corpus from real sentences.
+
+    Equal counts, whole articles in a fold. 0.5 is indistinguishable; `give_aways` are the words
+    and word pairs that point most to the corpus.
+    """
+    rng = np.random.default_rng(seed)
+    ids = list(corpus.articles)
+    by_article: dict[str, list[str]] = defaultdict(list)
+    for s in corpus.sentences:
+        by_article[s.article_id].append(s.text)
+    texts: list[str] = []
+    groups: list[str] = []
+    for number in rng.permutation(len(ids)):
+        if len(texts) >= len(real):
+            break
+        texts += by_article[ids[number]]
+        groups += [f"corpus/{ids[number]}"] * len(by_article[ids[number]])
+    texts, groups = texts[: len(real)], groups[: len(real)]
+    y = np.array([1] * len(texts) + [0] * len(real))
+    texts, groups = texts + real.texts, groups + [f"real/{g}" for g in real.groups]
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2),
+        LogisticRegression(C=10, max_iter=2000),
+    )
+    guess = cross_val_predict(model, texts, y, groups=groups, cv=GroupKFold(n_splits=5))
+    fitted = model.fit(texts, y)
+    order = np.argsort(-fitted[-1].coef_[0])[:15]
+    names = fitted[0].get_feature_names_out()
+    return {
+        "accuracy": float(accuracy_score(y, guess)),
+        "n_each": len(real),
+        "give_aways": [str(names[i]) for i in order],
+    }
 
 
 def lengths(texts: list[str]) -> dict[str, float]:

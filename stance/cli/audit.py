@@ -12,13 +12,23 @@ from stance.corpus import load_corpus
 _N_SHOWN = 20
 
 
+def _show(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{k} {_show(v)}" for k, v in value.items()) + ")"
+    return str(value)
+
+
 def main(argv: list[str]) -> int:
     """Audit a corpus; 0 clean, 1 not."""
     parser = argparse.ArgumentParser(prog="stance audit", description=__doc__)
     parser.add_argument("data", metavar="DATA", help=".jsonl or .csv file, or a corpus folder")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--real", metavar="FILE", help="real sentences to compare the corpus with")
     options = parser.parse_args(argv)
-    report = audit(load_corpus(find_data(options.data)))
+    real = load_corpus(options.real) if options.real else None
+    report = audit(load_corpus(find_data(options.data)), real)
     if options.json:
         print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False))
         return 0 if report.is_clean else 1
@@ -33,5 +43,5 @@ def main(argv: list[str]) -> int:
             for field, counts in value.items():
                 print(f"{field}: " + ", ".join(f"{k} {v}" for k, v in counts.items()))
         else:
-            print(f"{name}: " + ", ".join(f"{k} {v:.3f}" for k, v in value.items()))
+            print(f"{name}: " + ", ".join(f"{k} {_show(v)}" for k, v in value.items()))
     return 0 if report.is_clean else 1
