@@ -47,10 +47,10 @@ class ModelConfig:
     base: str = "minilm"
     revision: str | None = None
     max_length_tokens: int = 160
-    n_context: int = 2
-    has_headline: bool = True
+    n_context: int = 0
+    has_headline: bool = False
     dropout: float = 0.1
-    encoder_dropout: float = 0.0
+    encoder_dropout: float = 0.1
     train_word_embeddings: bool = False
 
 
@@ -69,7 +69,7 @@ class TrainerConfig:
     soft_label_weight: float = 0.5
     class_weight_power: float = 0.0
     context_dropout: float = 0.3
-    ema_decay: float = 0.995
+    ema_decay: float = 0.998
     early_stopping_patience: int = 2
     save_steps: int = 100
     precision: str = "auto"

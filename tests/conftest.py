@@ -82,6 +82,8 @@ def tiny_config(tiny_base: Path):
 
     config = TrainConfig(seed=3)
     config.model.base = str(tiny_base)
+    config.model.n_context = 2
+    config.model.has_headline = True
     config.trainer.num_train_epochs = 2
     config.trainer.save_steps = 3
     config.trainer.precision = "fp32"
