@@ -166,10 +166,6 @@ def check_config(config: Any, prefix: str = "") -> None:
 
 
 def find_data(name: str) -> Path:
-    """A data path: as given, or the name of a corpus that travels with the package."""
-    path = Path(name)
-    if not path.exists() and path.name == name and not path.suffix:
-        shipped = resource_dir("data") / name
-        if shipped.exists():
-            return shipped
-    return path
+    """A data path: as given, or one inside the data folder that travels with the package."""
+    shipped = resource_dir("data") / name
+    return shipped if not Path(name).exists() and shipped.exists() else Path(name)

@@ -45,6 +45,11 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.sentences)
 
+    @property
+    def name(self) -> str:
+        """The corpus folder's name, or the file's."""
+        return self.path.parent.name if self.path.name == "sentences.jsonl" else self.path.name
+
     @cached_property
     def y(self) -> NDArray[np.int64]:
         """Label ids, shape (n_sentences,)."""

@@ -155,7 +155,7 @@ def report_on(
     precision, recall, f1 = metrics.precision_recall_f1(total)
     confidence, accuracy, n = metrics.reliability(corpus.y, proba, _N_BINS)
     return EvaluationReport(
-        data=str(corpus.path),
+        data=corpus.name,
         split=split,
         system=system,
         classes_=classes,

@@ -225,6 +225,7 @@ class Run:
         """Forget an earlier run of this folder."""
         for path in self.folder.glob("checkpoint-*"):
             shutil.rmtree(path)
+        shutil.rmtree(self.folder / "bundle", ignore_errors=True)
         (self.folder / "metrics.jsonl").unlink(missing_ok=True)
 
     def checkpoint(self) -> Path | None:
