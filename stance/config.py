@@ -70,6 +70,7 @@ class TrainerConfig:
     class_weight_power: float = 0.0
     context_dropout: float = 0.3
     ema_decay: float = 0.998
+    swap_share: float = 0.0
     early_stopping_patience: int = 2
     save_steps: int = 100
     precision: str = "auto"
@@ -135,6 +136,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "class_weight_power": (0, 1),
     "context_dropout": (0, 1),
     "ema_decay": (0, 0.99999),
+    "swap_share": (0, 0.5),
     "early_stopping_patience": (0, 1000),
     "save_steps": (1, 10**9),
     "n_resamples": (10, 100_000),

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,22 +18,11 @@ from stance import metrics
 from stance.corpus import Corpus
 from stance.errors import DataError
 from stance.labels import NONE, STANCES, is_stance_set
+from stance.neutrality import Classifier, neutrality
 
 Floats = NDArray[np.float64]
 _N_BINS = 10
 _MIN_SLICE = 20
-
-
-class Classifier(Protocol):
-    """What evaluation needs of a model."""
-
-    classes_: tuple[str, ...]
-
-    def predict_proba(
-        self, texts: Sequence[str], context: Sequence[Sequence[str]] | None = None
-    ) -> Floats:
-        """Probabilities, shape (n_texts, n_classes)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -57,6 +46,8 @@ class EvaluationReport:
     confusion : rows true, columns predicted, in the order of `classes_`.
     reliability : confidence, accuracy and count of ten equal-width bins.
     slices : measures of parts of the data, by field and value.
+    neutrality : what swapping the belligerents' names changes (`stance.neutrality`); None where no
+        model was run, or nobody is named.
     """
 
     data: str
@@ -70,6 +61,7 @@ class EvaluationReport:
     confusion: list[list[int]]
     reliability: dict[str, list[float]]
     slices: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    neutrality: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, ready for `json.dumps`."""
@@ -105,7 +97,7 @@ def evaluate(
     """
     part, split = choose_split(corpus, split)
     proba = classifier.predict_proba(part.texts, part.contexts())
-    return report_on(
+    report = report_on(
         part,
         align(proba, classifier.classes_, part),
         split=split,
@@ -113,6 +105,8 @@ def evaluate(
         n_resamples=n_resamples,
         seed=seed,
     )
+    swapped = neutrality(classifier, part.texts)
+    return replace(report, neutrality=swapped.to_dict() if swapped.n_sentences else None)
 
 
 def align(proba: Floats, classes: Sequence[str], corpus: Corpus) -> Floats:

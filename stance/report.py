@@ -67,6 +67,8 @@ def to_markdown(report: EvaluationReport) -> str:
             [[c, *row] for c, row in zip(report.classes_, report.confusion, strict=True)],
         ),
     ]
+    if swapped := report.neutrality:
+        parts += ["## Belligerents' names swapped", _neutrality_line(swapped)]
     for name, values in report.slices.items():
         columns = list(next(iter(values.values())))
         parts += [
@@ -74,6 +76,15 @@ def to_markdown(report: EvaluationReport) -> str:
             markdown_table([name, *columns], [[v, *f.values()] for v, f in values.items()]),
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _neutrality_line(swapped: dict[str, Any]) -> str:
+    shifts = ", ".join(f"{label} {value:+.3f}" for label, value in swapped["shift"].items())
+    return (
+        f"{swapped['flip_rate']:.1%} of {swapped['n_sentences']} sentences that name one change "
+        f"their label. Mean change of probability where Russia's names become Ukraine's "
+        f"({swapped['n_one_sided']} sentences that name Russia's side alone): {shifts}."
+    )
 
 
 def write_report(report: EvaluationReport, folder: Path) -> list[Path]:
@@ -161,6 +172,8 @@ def model_card(spec: ModelSpec, report: EvaluationReport | None, command: str) -
                 [[m, format_measure(report.measures[m])] for m in _SHOWN if m in report.measures],
             )
         )
+        if report.neutrality:
+            figures += f"\n\nBelligerents' names swapped: {_neutrality_line(report.neutrality)}"
     return f"""---
 license: apache-2.0
 language: en

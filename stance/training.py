@@ -42,6 +42,7 @@ from stance.model import (
     new_model,
     replace_folder,
 )
+from stance.neutrality import swap_names
 
 log = logging.getLogger(__name__)
 _MEGABATCH = 50
@@ -79,6 +80,7 @@ class TrainingSet:
 
     def __init__(self, corpus: Corpus, inputs: InputBuilder, soft_weight: float) -> None:
         self.ids = inputs.token_ids(corpus.texts)
+        self.swapped = inputs.token_ids([swap_names(t) for t in corpus.texts])
         self.inputs = inputs
         self.first = _first_rows(corpus.groups)
         hard = np.eye(len(corpus.classes_))[corpus.y]
@@ -88,11 +90,12 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def encode(self, row: int, n_dropped: int = 0, *, is_bare: bool = False) -> Encoded:
-        """The input of one row, with its context, the `n_dropped` oldest of it left out."""
+    def encode(self, row: int, *, is_bare: bool = False, is_swapped: bool = False) -> Encoded:
+        """The input of one row: without its context, with the belligerents' names swapped."""
+        ids = self.swapped if is_swapped else self.ids
         first = self.first[row]
         chosen = [] if is_bare else self.inputs.choose_context(row - first)
-        return self.inputs.join(self.ids[row], [self.ids[first + i] for i in chosen[n_dropped:]])
+        return self.inputs.join(ids[row], [ids[first + i] for i in chosen])
 
 
 def _first_rows(groups: Sequence[str]) -> list[int]:
@@ -372,7 +375,8 @@ class Loop:
         for row in rows:
             rng = np.random.default_rng([self.config.seed, epoch, 1, row])
             is_bare = bool(rng.random() < self.options.context_dropout)
-            made.append(self.train_set.encode(row, is_bare=is_bare))
+            is_swapped = bool(rng.random() < self.options.swap_share)
+            made.append(self.train_set.encode(row, is_bare=is_bare, is_swapped=is_swapped))
         return made
 
     def _loss(self, epoch: int, rows: Sequence[int], precision: str) -> torch.Tensor:

@@ -9,6 +9,7 @@ ORDER = [
     *(
         "agreement",
         "annotate",
+        "neutrality",
         "encoder",
         "model",
         "classifier",

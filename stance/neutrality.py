@@ -1,0 +1,125 @@
+"""Swapping the belligerents' names: training on it, and measuring what it changes.
+
+The codebook's symmetry rule: swap the names of the belligerents, and a label must not change.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Each name and what stands for it on the other side; longer names first.
+_PAIRS = (
+    ("Vladimir Putin", "Volodymyr Zelensky"),
+    ("Russian Federation", "Republic of Ukraine"),
+    ("Sergei Lavrov", "Andrii Sybiha"),
+    ("Sergey Lavrov", "Andriy Sybiha"),
+    ("Dmitry Peskov", "Serhii Nykyforov"),
+    ("Vladimir Medinsky", "Rustem Umerov"),
+    ("Yuri Ushakov", "Andriy Yermak"),
+    ("Russians", "Ukrainians"),
+    ("Russian", "Ukrainian"),
+    ("Russia", "Ukraine"),
+    ("Moscow", "Kyiv"),
+    ("Putin", "Zelensky"),
+    ("Lavrov", "Sybiha"),
+    ("Peskov", "Nykyforov"),
+    ("Medinsky", "Umerov"),
+    ("Ushakov", "Yermak"),
+    ("Kremlin", "Bankova"),
+)
+_OTHER_SPELLINGS = {
+    "Volodymyr Zelenskyy": "Vladimir Putin",
+    "Volodymyr Zelenskiy": "Vladimir Putin",
+    "Vladimir Zelensky": "Vladimir Putin",
+    "Zelenskyy": "Putin",
+    "Zelenskiy": "Putin",
+    "Selenskyj": "Putin",
+    "Kiev": "Moscow",
+}
+_SWAP = {
+    **dict(_PAIRS),
+    **{b: a for a, b in _PAIRS},
+    **_OTHER_SPELLINGS,
+    **{a.upper(): b.upper() for a, b in _PAIRS},
+    **{b.upper(): a.upper() for a, b in _PAIRS},
+    "KIEV": "MOSCOW",
+}
+_NAMES = re.compile(
+    r"\b(?:" + "|".join(sorted(map(re.escape, _SWAP), key=len, reverse=True)) + r")\b"
+)
+
+
+class Classifier(Protocol):
+    """What measuring a model needs of it."""
+
+    classes_: tuple[str, ...]
+
+    def predict_proba(
+        self, texts: Sequence[str], context: Sequence[Sequence[str]] | None = None
+    ) -> NDArray[np.float64]:
+        """Probabilities, shape (n_texts, n_classes)."""
+        ...
+
+
+@dataclass(frozen=True)
+class NeutralityReport:
+    """What swapping names changes.
+
+    Attributes
+    ----------
+    n_sentences : sentences that name a belligerent.
+    flip_rate : share of them whose label changes when the names are swapped.
+    shift : by label, mean change of its probability when Russia's names become Ukraine's, over
+        sentences that name Russia alone; 0 is neutral.
+    """
+
+    n_sentences: int
+    flip_rate: float
+    shift: dict[str, float]
+    n_one_sided: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, ready for `json.dumps`."""
+        return asdict(self)
+
+
+def swap_names(text: str) -> str:
+    """The text with the names of Russia's and Ukraine's side exchanged.
+
+    `Russia's envoys met in Kyiv` becomes `Ukraine's envoys met in Moscow`. Spellings of one name
+    become one, so swapping twice need not give the very same text.
+    """
+    return _NAMES.sub(lambda match: _SWAP[match[0]], text)
+
+
+def neutrality(model: Classifier, texts: Sequence[str]) -> NeutralityReport:
+    """Classify sentences before and after the swap, each alone.
+
+    Sentences that name nobody of either side are left out.
+    """
+    named = [t for t in texts if _NAMES.search(t)]
+    if not named:
+        return NeutralityReport(0, 0.0, dict.fromkeys(model.classes_, 0.0), 0)
+    before = model.predict_proba(named)
+    after = model.predict_proba([swap_names(t) for t in named])
+    russian = {name for pair in _PAIRS for name in (pair[0], pair[0].upper())}
+    one_sided = np.array(
+        [all(m[0] in russian for m in _NAMES.finditer(t)) for t in named], dtype=bool
+    )
+    flips = before.argmax(1) != after.argmax(1)
+    change = (after - before)[one_sided]
+    return NeutralityReport(
+        len(named),
+        float(flips.mean()),
+        {
+            c: float(change[:, i].mean()) if len(change) else 0.0
+            for i, c in enumerate(model.classes_)
+        },
+        int(one_sided.sum()),
+    )
