@@ -162,6 +162,10 @@ def learning_curve_figure(history: Sequence[dict[str, Any]]) -> Figure:
 def model_card(spec: ModelSpec, report: EvaluationReport | None, command: str) -> str:
     """The README.md of a bundle."""
     made = spec.training
+    read = "a sentence alone"
+    if spec.n_context or spec.has_headline:
+        headline = " and the headline" if spec.has_headline else ""
+        read = f"a sentence with the {spec.n_context} sentences before it{headline}"
     figures = "Not evaluated yet."
     if report is not None:
         figures = (
@@ -182,10 +186,8 @@ pipeline_tag: text-classification
 # Stance classifier ({", ".join(spec.classes_)})
 
 Fine-tuned from `{spec.base}` on {made.get("n_train_sentences", "?")} sentences, stopped on
-{made.get("n_validation_sentences", "?")} validation sentences
-(epoch {made.get("best_epoch", "?")}).
-Reads a sentence with {spec.n_context} sentences before it\
-{" and the headline" if spec.has_headline else ""}, at most {spec.max_length_tokens} tokens.
+{made.get("n_validation_sentences", "?")} validation sentences, epoch {made.get("best_epoch", "?")}.
+Reads {read}, at most {spec.max_length_tokens} tokens.
 
 ## Figures
 
