@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from stance.errors import DataError
 from stance.labels import CERTAINTIES, HOLDERS, LABELS, NONE, SPLITS, STANCES, is_stance_set
 from stance.records import Article, LabeledSentence, Vote
+from stance.segment import decode_text
 
 if TYPE_CHECKING:
     import datasets
@@ -197,19 +198,7 @@ def _rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise DataError(f"{source}: no such file; give a .jsonl or .csv file or a corpus folder")
     if source.suffix not in (".jsonl", ".csv", ".ndjson"):
         raise DataError(f"{source}: unknown kind {source.suffix!r}; expected .jsonl or .csv")
-    raw = source.read_bytes()
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{source}: the file is UTF-16; save it as UTF-8")
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as err:
-        line = raw.count(b"\n", 0, err.start) + 1
-        raise DataError(
-            f"{source}:{line}: byte 0x{raw[err.start]:02x} is not UTF-8; save the file as UTF-8"
-        ) from err
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise DataError(f"{source}:{line}: NUL character; the file is damaged or not text")
+    text = decode_text(source.read_bytes(), str(source))
     yield from (_csv_rows if source.suffix == ".csv" else _json_rows)(source, text)
 
 

@@ -100,6 +100,28 @@ def clean_text(text: str) -> str:
     return _SPACES.sub(" ", text)
 
 
+def decode_text(raw: bytes, name: str) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark.
+
+    Raises
+    ------
+    DataError : another encoding, or a file that is no text, with the line.
+    """
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{name}: the file is UTF-16; save it as UTF-8")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as err:
+        line = raw.count(b"\n", 0, err.start) + 1
+        raise DataError(
+            f"{name}:{line}: byte 0x{raw[err.start]:02x} is not UTF-8; save the file as UTF-8"
+        ) from err
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(f"{name}:{line}: NUL character; the file is damaged or not text")
+    return text
+
+
 def is_html(text: str) -> bool:
     """Whether the text starts out like a web page."""
     return bool(_HTML.search(text[:4096]))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from stance.errors import DataError
 from stance.records import ArticlePrediction
+from stance.segment import decode_text
 
 
 def main(argv: list[str]) -> int:
@@ -37,18 +38,7 @@ def read_text(name: str) -> str:
         raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as err:
         raise DataError(f"{name}: {err.strerror}; give a file with an article") from err
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{name}: the text is UTF-16; save it as UTF-8")
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as err:
-        line = raw.count(b"\n", 0, err.start) + 1
-        raise DataError(
-            f"{name}:{line}: byte 0x{raw[err.start]:02x} is not UTF-8; save the text as UTF-8"
-        ) from err
-    if "\0" in text:
-        raise DataError(f"{name}: holds NUL characters; this is not a text or HTML file")
-    return text
+    return decode_text(raw, name)
 
 
 def _table(result: ArticlePrediction, show_all: bool) -> None:
