@@ -8,6 +8,7 @@ run, start-up included, resumes it, and compares SHA-256 of the weights with the
 
 import argparse
 import hashlib
+import json
 import random
 import shutil
 import subprocess
@@ -16,8 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from stance.config import find_data
+from stance.corpus import load_corpus
+
+N_ARTICLES = {"train": 12, "validation": 4}
 OPTIONS = [
-    "data.max_train_articles=12",
     "trainer.num_train_epochs=2",
     "trainer.save_steps=3",
     "trainer.precision=fp32",
@@ -28,7 +32,19 @@ OPTIONS = [
 
 def command(folder: Path) -> list[str]:
     """The training command of one run folder."""
-    return [sys.executable, "-m", "stance", "train", *OPTIONS, f"output_dir={folder}"]
+    data = f"data={folder.parent / 'data.jsonl'}"
+    return [sys.executable, "-m", "stance", "train", data, *OPTIONS, f"output_dir={folder}"]
+
+
+def write_data(path: Path) -> None:
+    """A few whole articles of the embedded corpus."""
+    corpus = load_corpus(find_data("peace_talks"))
+    with path.open("w", encoding="utf-8") as file:
+        for split, n_articles in N_ARTICLES.items():
+            part = corpus.split(split)
+            for s in part.subset(list(part.articles)[:n_articles]).sentences:
+                row = {"article_id": s.article_id, "index": s.index, "text": s.text}
+                file.write(json.dumps({**row, "label": s.label, "split": split}) + "\n")
 
 
 def weights(folder: Path) -> str:
@@ -46,6 +62,7 @@ def main() -> int:
     work = Path(tempfile.mkdtemp(prefix="kill-test-"))
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     try:
+        write_data(work / "data.jsonl")
         start = time.monotonic()
         subprocess.run(command(work / "whole"), check=True, **quiet)
         life = time.monotonic() - start
