@@ -68,8 +68,8 @@ def main() -> int:
         life = time.monotonic() - start
         expected = weights(work / "whole")
         print(f"unbroken run: {life:.1f} s, weights {expected[:16]}", flush=True)
-        n_same = 0
-        for trial in range(1, options.n_kills + 1):
+        n_same = trial = 0
+        while trial < options.n_kills:
             folder = work / "cut"
             shutil.rmtree(folder, ignore_errors=True)
             moment = rng.uniform(0, life)
@@ -78,12 +78,15 @@ def main() -> int:
             was_running = process.poll() is None
             process.kill()
             process.wait()
+            if not was_running:  # it was done before the moment came: draw another
+                continue
+            trial += 1
             found = sorted(p.name for p in folder.glob("checkpoint-*"))
             subprocess.run(command(folder), check=True, **quiet)
             is_same = weights(folder) == expected
             n_same += is_same
             print(
-                f"{trial:2d}: killed at {moment:5.1f} s, running {was_running}, "
+                f"{trial:2d}: killed at {moment:5.1f} s, "
                 f"found {found or 'no checkpoint'}, same bits {is_same}",
                 flush=True,
             )
