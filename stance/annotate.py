@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from stance.corpus import ADJUDICATOR
 from stance.errors import DataError
 from stance.labels import CERTAINTIES, HOLDERS, LABELS, NONE
+from stance.neutrality import Classifier
+from stance.segment import decode_text
 
 N_BEFORE, N_AFTER = 2, 1
 _CSV_FIELDS = (
@@ -70,16 +72,6 @@ class Answer:
     confidence: float = 1.0
 
 
-class ProbabilityModel(Protocol):
-    """What choosing by doubt needs."""
-
-    def predict_proba(
-        self, texts: Sequence[str], context: Sequence[Sequence[str]] | None = None
-    ) -> NDArray[np.float64]:
-        """Probabilities, shape (n_texts, n_classes)."""
-        ...
-
-
 def make_tasks(article_id: str, sentences: Sequence[str]) -> list[Task]:
     """Tasks of one article's sentences, in reading order."""
     title = sentences[0] if sentences else ""
@@ -96,7 +88,7 @@ def make_tasks(article_id: str, sentences: Sequence[str]) -> list[Task]:
     ]
 
 
-def doubt(model: ProbabilityModel, articles: Sequence[Sequence[Task]]) -> list[NDArray[np.float64]]:
+def doubt(model: Classifier, articles: Sequence[Sequence[Task]]) -> list[NDArray[np.float64]]:
     """The model's doubt, one array an article: 1 minus the margin of the two top labels."""
     doubts = []
     for tasks in articles:
@@ -175,10 +167,7 @@ def read_answers(path: Path) -> list[tuple[Task, Answer]]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; give a Label Studio export or a filled tasks.csv")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as err:
-        raise DataError(f"{path}: not UTF-8; save the file as UTF-8") from err
+    text = decode_text(path.read_bytes(), str(path))
     if path.suffix == ".csv":
         return _csv_answers(path, text)
     try:

@@ -7,9 +7,7 @@ field of the two record types.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import hashlib
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stance.errors import DataError
-from stance.labels import CERTAINTIES, HOLDERS, LABELS, NONE, SPLITS, STANCES, is_stance_set
+from stance.labels import CERTAINTIES, HOLDERS, LABELS, NONE, SPLITS, STANCES
 from stance.records import Article, LabeledSentence, Vote
-from stance.segment import decode_text
+from stance.rows import read_rows, short
 
 if TYPE_CHECKING:
     import datasets
@@ -56,6 +54,15 @@ class Corpus:
         """Label ids, shape (n_sentences,)."""
         id_of = {label: i for i, label in enumerate(self.classes_)}
         return np.array([id_of[s.label] for s in self.sentences], dtype=np.int64)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of texts, labels and splits, as hex."""
+        digest = hashlib.sha256()
+        for s in self.sentences:
+            split = self.articles[s.article_id].split
+            digest.update(repr((s.article_id, split, s.text, s.label, s.votes)).encode())
+        return digest.hexdigest()
 
     @property
     def texts(self) -> list[str]:
@@ -181,7 +188,7 @@ def load_corpus(
             raise DataError(f"{path}: no sentences.jsonl in this folder; name the file itself")
     else:
         source = path
-    rows = list(_rows(source))
+    rows = list(read_rows(source))
     if not rows:
         raise DataError(f"{source}: no rows; expected one sentence a line with text and label")
     names = source.with_name("articles.jsonl")
@@ -192,62 +199,9 @@ def load_corpus(
     return Corpus(articles, tuple(sentences), classes, source)
 
 
-def _rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, row) of a JSONL or CSV file."""
-    if not source.is_file():
-        raise DataError(f"{source}: no such file; give a .jsonl or .csv file or a corpus folder")
-    if source.suffix not in (".jsonl", ".csv", ".ndjson"):
-        raise DataError(f"{source}: unknown kind {source.suffix!r}; expected .jsonl or .csv")
-    text = decode_text(source.read_bytes(), str(source))
-    yield from (_csv_rows if source.suffix == ".csv" else _json_rows)(source, text)
-
-
-def _json_rows(source: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    def refuse(value: str) -> None:
-        raise ValueError(f"{value} is not JSON")
-
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, parse_constant=refuse)
-        except (ValueError, RecursionError) as err:
-            why = err.msg if isinstance(err, json.JSONDecodeError) else str(err)
-            raise DataError(
-                f"{source}:{number}: broken JSON ({why}): {_short(line)}; one object a line"
-            ) from err
-        if not isinstance(row, dict):
-            raise DataError(
-                f"{source}:{number}: a {type(row).__name__} where an object was expected: "
-                f"{_short(line)}"
-            )
-        yield number, row
-
-
-def _csv_rows(source: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        names = reader.fieldnames or []
-        if len(set(names)) != len(names):
-            raise DataError(f"{source}:1: a column name stands twice in {names}")
-        for row in reader:
-            if None in row:
-                raise DataError(
-                    f"{source}:{reader.line_num}: more cells than columns; quote texts with commas"
-                )
-            yield reader.line_num, {k: v for k, v in row.items() if v not in ("", None)}
-    except csv.Error as err:
-        raise DataError(f"{source}:{reader.line_num}: broken CSV ({err})") from err
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def _articles(path: Path) -> dict[str, Article]:
     articles: dict[str, Article] = {}
-    for number, row in _rows(path):
+    for number, row in read_rows(path):
         where = f"{path}:{number}"
         article_id = _string(row, "article_id", where)
         if not article_id:
@@ -276,7 +230,7 @@ def _string(row: dict[str, Any], name: str, where: str) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool) and name == "article_id":
         value = str(value)
     if not isinstance(value, str):
-        raise DataError(f"{where}: {name} is {_short(value)}; expected a string")
+        raise DataError(f"{where}: {name} is {short(value)}; expected a string")
     if any("\ud800" <= c <= "\udfff" for c in value):
         raise DataError(f"{where}: {name} holds a lone surrogate; save the text as valid Unicode")
     return unicodedata.normalize("NFC", value).strip()
@@ -317,7 +271,7 @@ def _records(
         if isinstance(index, str) and index.isdecimal():
             index = int(index)
         if not isinstance(index, int) or isinstance(index, bool):
-            raise DataError(f"{where}: index is {_short(index)}; expected 0, 1, 2, ...")
+            raise DataError(f"{where}: index is {short(index)}; expected 0, 1, 2, ...")
         sentence = _sentence(row, article_id, index, where, text_field, label_field, allowed, voted)
         by_article[article_id].append((number, sentence))
     sentences = []
@@ -387,7 +341,7 @@ def _flag(row: dict[str, Any], name: str, where: str) -> bool:
     if value in ("true", "false"):
         value = value == "true"
     if not isinstance(value, bool):
-        raise DataError(f"{where}: {name} is {_short(value)}; expected true or false")
+        raise DataError(f"{where}: {name} is {short(value)}; expected true or false")
     return value
 
 
@@ -396,25 +350,25 @@ def _votes(votes: Any, where: str, allowed: tuple[str, ...]) -> Iterator[Vote]:
     if votes is None:
         return
     if not isinstance(votes, list):
-        raise DataError(f"{where}: votes is {_short(votes)}; expected a list")
+        raise DataError(f"{where}: votes is {short(votes)}; expected a list")
     for number, vote in enumerate(votes):
         if isinstance(vote, str):
             vote = {"annotator": f"annotator_{number + 1}", "label": vote}
         if not isinstance(vote, dict):
-            raise DataError(f"{where}: vote {_short(vote)}; expected an object or a label")
+            raise DataError(f"{where}: vote {short(vote)}; expected an object or a label")
         label, label2 = _string(vote, "label", where), _string(vote, "label2", where) or None
         for value in (label, label2):
             if value is not None and value not in allowed:
                 raise DataError(f"{where}: vote for {value!r}; expected {_list(allowed)}")
         if not label or label == label2:
-            raise DataError(f"{where}: vote {_short(vote)} needs a label and another label2")
+            raise DataError(f"{where}: vote {short(vote)} needs a label and another label2")
         confidence = vote.get("confidence", 1.0)
         if (
             isinstance(confidence, bool)
             or not isinstance(confidence, int | float)
             or not 0 <= confidence <= 1
         ):
-            raise DataError(f"{where}: confidence {_short(confidence)}; expected 0 to 1")
+            raise DataError(f"{where}: confidence {short(confidence)}; expected 0 to 1")
         yield Vote(
             annotator=_string(vote, "annotator", where) or f"annotator_{number + 1}",
             label=label,
@@ -431,6 +385,3 @@ def require_classes(corpus: Corpus, what: str) -> None:
         raise DataError(
             f"{corpus.path}: {what} holds only {sorted(present)}; at least two labels are needed"
         )
-
-
-__all__ = ["ADJUDICATOR", "Corpus", "is_stance_set", "load_corpus", "require_classes"]

@@ -5,7 +5,6 @@ Knows only arrays: `proba` may come from this package, a baseline or a file.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from stance.corpus import Corpus
 from stance.errors import DataError
 from stance.labels import NONE, STANCES, is_stance_set
 from stance.neutrality import Classifier, neutrality
+from stance.rows import read_rows, short
 
 Floats = NDArray[np.float64]
 _N_BINS = 10
@@ -110,7 +110,7 @@ def evaluate(
 
 
 def align(proba: Floats, classes: Sequence[str], corpus: Corpus) -> Floats:
-    """Columns of `proba` in the corpus's label order; labels the data lacks must be absent there.
+    """Columns of `proba` in the corpus's label order; the two must have the same labels.
 
     Raises
     ------
@@ -204,9 +204,8 @@ def _proba_measures(corpus: Corpus, proba: Floats, weights: Floats) -> dict[str,
     ):
         resampled = weights @ by_article(rows) / (weights @ n)
         measures[name] = Measure(float(rows.mean()), *metrics.interval(resampled))
-    confidence = proba.max(1)
-    gap = confidence - (proba.argmax(1) == corpus.y)
-    bins = np.clip(np.ceil(confidence * _N_BINS).astype(int) - 1, 0, _N_BINS - 1)
+    gap = proba.max(1) - (proba.argmax(1) == corpus.y)
+    bins = metrics.confidence_bins(proba, _N_BINS)
     gaps = np.stack([by_article(np.where(bins == b, gap, 0.0)) for b in range(_N_BINS)], 1)
     resampled = np.abs(weights @ gaps).sum(1) / (weights @ n)
     value = metrics.ece(corpus.y, proba, _N_BINS)
@@ -244,22 +243,17 @@ def _slices(corpus: Corpus, y_pred: NDArray[np.int64]) -> dict[str, dict[str, di
 def read_predictions(path: Path, corpus: Corpus) -> Floats:
     """Probabilities of a predictions file for every sentence of a corpus.
 
-    The file holds JSON lines with article_id, index, label and, optionally, scores (an object over
-    all labels).
+    The file (.jsonl, or .csv without scores) has article_id, index, label and, optionally, scores
+    (an object over all labels).
 
     Raises
     ------
     DataError : a line that is not understood, or a sentence without prediction.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such predictions file")
     column = {c: i for i, c in enumerate(corpus.classes_)}
     found: dict[tuple[str, int], Floats] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, row in read_rows(path):
         try:
-            row = json.loads(line)
             key = (str(row["article_id"]), int(row["index"]))
             scores = row.get("scores") or {row["label"]: 1.0}
             proba = np.zeros(len(column))
@@ -267,7 +261,7 @@ def read_predictions(path: Path, corpus: Corpus) -> Floats:
                 proba[column[label]] = float(score)
         except (ValueError, KeyError, TypeError, AttributeError) as err:
             raise DataError(
-                f"{path}:{number}: {err!r} in {line[:60]!r}; expected article_id, index, label "
+                f"{path}:{number}: {err!r} in {short(row)}; expected article_id, index, label "
                 f"(one of {', '.join(column)}) and optionally scores"
             ) from err
         if key in found:

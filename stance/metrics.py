@@ -89,13 +89,18 @@ def brier(target: Floats, proba: Floats) -> Floats:
     return ((target - proba) ** 2).sum(1)
 
 
+def confidence_bins(proba: Floats, n_bins: int) -> NDArray[np.int64]:
+    """Equal-width bin of each row's top probability, (n,): bin b holds (b/n_bins, (b+1)/n_bins]."""
+    return np.clip(np.ceil(proba.max(1) * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
+
+
 def reliability(
     y_true: ArrayLike, proba: Floats, n_bins: int = 10
 ) -> tuple[Floats, Floats, NDArray[np.int64]]:
     """Mean confidence, accuracy and count of equal-width bins of the top probability, (n_bins,)."""
     confidence = proba.max(1)
     is_right = (proba.argmax(1) == np.asarray(y_true)).astype(np.float64)
-    bins = np.clip(np.ceil(confidence * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
+    bins = confidence_bins(proba, n_bins)
     n = np.bincount(bins, minlength=n_bins)
     total = n.astype(np.float64)
     return (

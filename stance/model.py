@@ -68,8 +68,8 @@ class ModelSpec:
     pad_id: int
     base_revision: str | None = None
     max_length_tokens: int = 160
-    n_context: int = 2
-    has_headline: bool = True
+    n_context: int = 0
+    has_headline: bool = False
     temperature: float = 1.0
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -199,7 +199,7 @@ def save_bundle(
     card: str,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write a bundle; the folder appears complete or not at all and replaces an older one."""
+    """Write a bundle; under its name there is only ever a complete one (see `replace_folder`)."""
     from safetensors.torch import save_file
 
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
@@ -225,7 +225,10 @@ def save_bundle(
 
 
 def replace_folder(fresh: Path, folder: Path) -> None:
-    """Put a finished folder in place of another; a stop in between leaves one of the two."""
+    """Put a finished folder in place of another.
+
+    A stop between the two renames leaves both whole, but the older one in a hidden folder beside.
+    """
     if folder.exists():
         old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
         folder.replace(old / folder.name)

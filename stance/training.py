@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import platform
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from scipy.optimize import minimize_scalar
 from tokenizers import Tokenizer
 from tqdm import tqdm
@@ -40,28 +35,15 @@ from stance.model import (
     StanceModel,
     collate,
     new_model,
-    replace_folder,
 )
 from stance.neutrality import swap_names
+from stance.run import Progress, Run
 
 log = logging.getLogger(__name__)
 _MEGABATCH = 50
 _DROPOUTS = {"hidden_dropout_prob", "dropout"}
 # Drawing a mask for every attention weight takes longer on a CPU than the attention itself.
 _ATTENTION_DROPOUTS = {"attention_probs_dropout_prob", "attention_dropout"}
-
-
-@dataclass
-class Progress:
-    """Counters of a run, stored in its checkpoint."""
-
-    step: int = 0
-    best_score: float = -1.0
-    best_epoch: int = -1
-    n_stale: int = 0
-    elapsed_s: float = 0.0
-    precision: str = ""
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -123,7 +105,7 @@ def train(config: TrainConfig, corpus: Corpus, run_dir: Path) -> TrainResult:
     parts = {name: corpus.split(name) for name in ("train", "validation")}
     for name, part in parts.items():
         require_classes(part, f"split {name!r}")
-    run = Run(config, run_dir)
+    run = Run(config, run_dir, corpus.fingerprint)
     base = find_base(config.model.base, config.model.revision)
     tokenizer = load_tokenizer(base.folder)
     spec = _new_spec(config, corpus.classes_, base, tokenizer)
@@ -194,101 +176,6 @@ def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("trainer.device=cuda but torch finds no GPU; use auto or cpu")
     return torch.device(name)
-
-
-class Run:
-    """The files of a run: what it was asked, its metrics, its checkpoint."""
-
-    def __init__(self, config: TrainConfig, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.glob(".checkpoint-*"):
-            shutil.rmtree(stale, ignore_errors=True)
-        asked = {k: v for k, v in asdict(config).items() if k not in _NOT_IDENTITY}
-        path = folder / "config.json"
-        if self.checkpoint() and not config.resume:
-            if not (folder / "bundle" / "manifest.json").is_file():
-                raise ConfigError(
-                    f"{folder} holds an unfinished run; go on with resume=true, or remove the "
-                    "folder, or choose another output_dir"
-                )
-            self.clear()
-        if config.resume and path.is_file():
-            before = json.loads(path.read_text(encoding="utf-8"))
-            if before != asked:
-                key = next(k for k in asked if before.get(k) != asked[k])
-                raise ConfigError(
-                    f"{folder} holds a run with another {key}: {before.get(key)} there, "
-                    f"{asked[key]} now; resume needs the same settings"
-                )
-        write_atomically(path, json.dumps(asked, indent=2) + "\n")
-        write_atomically(folder / "environment.json", json.dumps(_environment(), indent=2) + "\n")
-
-    def clear(self) -> None:
-        """Forget an earlier run of this folder."""
-        for path in self.folder.glob("checkpoint-*"):
-            shutil.rmtree(path)
-        shutil.rmtree(self.folder / "bundle", ignore_errors=True)
-        (self.folder / "metrics.jsonl").unlink(missing_ok=True)
-
-    def checkpoint(self) -> Path | None:
-        """The newest checkpoint; each is complete, since it got its name last."""
-        found = sorted(
-            self.folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2])
-        )
-        return found[-1] if found else None
-
-    def save(
-        self,
-        progress: Progress,
-        model: dict[str, torch.Tensor],
-        optimizer: dict[str, torch.Tensor],
-        best: dict[str, torch.Tensor],
-        averaged: dict[str, torch.Tensor],
-    ) -> None:
-        """Write a checkpoint, then remove older ones."""
-        older = list(self.folder.glob("checkpoint-*"))
-        target = self.folder / f"checkpoint-{progress.step}"
-        fresh = Path(tempfile.mkdtemp(dir=self.folder, prefix=".checkpoint-"))
-        parts = {"model": model, "optimizer": optimizer, "best": best, "averaged": averaged}
-        for name, tensors in parts.items():
-            save_file(tensors, fresh / f"{name}.safetensors")
-        (fresh / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
-        for path in fresh.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        replace_folder(fresh, target)
-        for path in older:
-            if path != target:
-                shutil.rmtree(path, ignore_errors=True)
-
-    def write_metrics(self, history: Sequence[dict[str, Any]]) -> None:
-        """Bring metrics.jsonl in line with the history."""
-        lines = "".join(json.dumps(row) + "\n" for row in history)
-        write_atomically(self.folder / "metrics.jsonl", lines)
-
-
-_NOT_IDENTITY = ("resume", "name", "output_dir", "example", "evaluate_test")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that it is seen complete or not at all."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
-
-
-def _environment() -> dict[str, Any]:
-    from importlib.metadata import version
-
-    names = ("peace-stance", "torch", "transformers", "tokenizers", "numpy", "scikit-learn")
-    return {
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "n_threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-        "versions": {name: version(name) for name in names},
-    }
 
 
 class Loop:

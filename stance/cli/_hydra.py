@@ -53,7 +53,7 @@ def run(
     ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     directory = str(config_dir())
     argv = [_path_override(a, paths, groups, "-m" in argv or "--multirun" in argv) for a in argv]
-    _check(name, schema, argv, directory)
+    _check(name, argv, directory)
 
     @hydra.main(version_base="1.3", config_path=directory, config_name=name)
     def job(cfg: DictConfig) -> None:
@@ -91,7 +91,7 @@ def _path_override(
     return f"{paths[key]}={','.join(quoted)}"
 
 
-def _check(name: str, schema: type[Any], argv: list[str], directory: str) -> None:
+def _check(name: str, argv: list[str], directory: str) -> None:
     """Raise `ConfigError` for what Hydra would answer with a traceback or a page of hints."""
     overrides, flags, user_dir = [], [], None
     rest = iter(argv)

@@ -5,20 +5,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "stance"
 ORDER = [
-    *("labels", "errors", "records", "config", "segment", "corpus", "splits", "audit", "metrics"),
-    *(
-        "agreement",
-        "annotate",
-        "neutrality",
-        "encoder",
-        "model",
-        "classifier",
-        "training",
-        "evaluation",
-        "report",
-        "cli",
-        "__main__",
-    ),
+    *("labels", "errors", "records", "config", "segment", "rows", "corpus", "splits", "audit"),
+    *("metrics", "agreement", "neutrality", "annotate", "encoder", "model", "classifier", "run"),
+    *("training", "evaluation", "report", "cli", "__main__"),
 ]
 
 

@@ -20,7 +20,7 @@ def unsplit(rows):
 def test_near_copies_are_found_and_others_not():
     texts = [
         LONG,
-        LONG.replace("of note", "of note"),
+        LONG.replace("note", "weight"),
         LONG.upper(),
         "Rain fell on the town.",
         "No.",

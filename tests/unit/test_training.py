@@ -7,7 +7,8 @@ import torch
 
 from stance import ConfigError, DataError
 from stance.corpus import load_corpus
-from stance.training import Run, class_weights, fit_temperature, train
+from stance.run import Run
+from stance.training import class_weights, fit_temperature, train
 from tests.conftest import small_rows, write_jsonl
 
 
@@ -74,9 +75,17 @@ def test_resume_refuses_other_settings(tiny_config, small_data, tmp_path):
         train(replace(tiny_config, seed=9, resume=True), corpus, tmp_path)
 
 
+def test_resume_refuses_other_data_under_the_same_name(tiny_config, tmp_path):
+    path = write_jsonl(tmp_path / "d.jsonl", small_rows(24))
+    train(tiny_config, load_corpus(path), tmp_path / "run")
+    write_jsonl(path, small_rows(24, seed=1))
+    with pytest.raises(ConfigError, match="another data_sha256"):
+        train(replace(tiny_config, resume=True), load_corpus(path), tmp_path / "run")
+
+
 def test_stale_half_written_checkpoint_is_ignored(tiny_config, small_data, tmp_path):
     (tmp_path / ".checkpoint-abc").mkdir()
-    run = Run(tiny_config, tmp_path)
+    run = Run(tiny_config, tmp_path, "0")
     assert run.checkpoint() is None
     assert not (tmp_path / ".checkpoint-abc").exists()
 
