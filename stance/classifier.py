@@ -205,7 +205,7 @@ def load(model: str | Path | None = None, *, device: str = "auto") -> StanceClas
     ------
     BundleError : no such model, or one that is damaged, unsafe or of another kind.
     """
-    folder = _find_bundle(str(model) if model is not None else DEFAULT_MODEL)
+    folder = find_bundle(str(model) if model is not None else DEFAULT_MODEL)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     with _lock:
@@ -216,7 +216,8 @@ def load(model: str | Path | None = None, *, device: str = "auto") -> StanceClas
         return _loaded[key]
 
 
-def _find_bundle(name: str) -> Path:
+def find_bundle(name: str) -> Path:
+    """The folder of a bundle: as given, in a run's folder, or shipped; `BundleError` if none."""
     for folder in (Path(name), Path(name) / "bundle", resource_dir("models") / name):
         if (folder / "manifest.json").is_file():
             return folder.resolve()

@@ -36,7 +36,7 @@ class DataConfig:
     extra_train: list[str] = field(default_factory=list)
     validation_share: float = 0.15
     test_share: float = 0.0
-    max_train_articles: int = 0
+    train_share: float = 1.0
     allow_leakage: bool = False
 
 
@@ -115,11 +115,48 @@ class EvaluateConfig:
     output_dir: str = "runs/${name}"
 
 
+@dataclass
+class SystemConfig:
+    """One system of a benchmark.
+
+    `kind` is majority, tfidf, frozen (source: its encoder), train (overrides: settings of `stance
+    train`), bundle (source: its folder or name), predictions (source: a file) or annotator (source:
+    whose votes).
+    """
+
+    kind: str = "train"
+    source: str = ""
+    overrides: list[str] = field(default_factory=list)
+
+
+@dataclass
+class EvaluationSetConfig:
+    """A set to measure on."""
+
+    path: str = "peace_talks"
+    split: str = "auto"
+
+
+@dataclass
+class BenchmarkConfig:
+    """`stance benchmark`."""
+
+    name: str = "benchmark"
+    seeds: list[int] = field(default_factory=lambda: [13])
+    leading: str = "f_stance"
+    n_resamples: int = 2000
+    behaviour: bool = True
+    output_dir: str = "runs/${name}"
+    data: DataConfig = field(default_factory=DataConfig)
+    systems: dict[str, SystemConfig] = field(default_factory=dict)
+    tests: dict[str, EvaluationSetConfig] = field(default_factory=dict)
+
+
 _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "validation_share": (0.01, 0.5),
     "test_share": (0, 0.5),
-    "max_train_articles": (0, 10**9),
+    "train_share": (0.001, 1),
     "max_length_tokens": (16, 512),
     "n_context": (0, 3),
     "dropout": (0, 0.9),
@@ -145,6 +182,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("auto", "fp32", "bf16"),
     "device": ("auto", "cpu", "cuda"),
     "bundle_dtype": ("float32", "float16"),
+    "kind": ("majority", "tfidf", "frozen", "train", "bundle", "predictions", "annotator"),
     "split": ("auto", "train", "validation", "test", "all"),
 }
 
@@ -155,6 +193,9 @@ def check_config(config: Any, prefix: str = "") -> None:
         name, value = item.name, getattr(config, item.name)
         if is_dataclass(value):
             check_config(value, f"{prefix}{name}.")
+        elif isinstance(value, dict):
+            for key, member in value.items():
+                check_config(member, f"{prefix}{name}.{key}.")
         elif name in _RANGES:
             low, high = _RANGES[name]
             if not low <= value <= high:

@@ -216,6 +216,7 @@ def _article(article_id: str, row: dict[str, Any], where: str) -> Article:
     values = {name: _string(row, name, where) or "" for name in _ARTICLE_FIELDS}
     if values["split"] and values["split"] not in SPLITS:
         raise DataError(f"{where}: unknown split {values['split']!r}; expected {_list(SPLITS)}")
+    values["event"] = values["event"] or _string(row, "pair_id", where) or ""
     return Article(article_id, **values)
 
 

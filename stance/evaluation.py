@@ -5,6 +5,7 @@ Knows only arrays: `proba` may come from this package, a baseline or a file.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -46,6 +47,8 @@ class EvaluationReport:
     confusion : rows true, columns predicted, in the order of `classes_`.
     reliability : confidence, accuracy and count of ten equal-width bins.
     slices : measures of parts of the data, by field and value.
+    pairs : by ruling, how many minimal pairs and the share of which every sentence is right; empty
+        where the data names no rulings.
     neutrality : what swapping the belligerents' names changes (`stance.neutrality`); None where no
         model was run, or nobody is named.
     """
@@ -61,6 +64,7 @@ class EvaluationReport:
     confusion: list[list[int]]
     reliability: dict[str, list[float]]
     slices: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    pairs: dict[str, dict[str, float]] = field(default_factory=dict)
     neutrality: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -140,12 +144,10 @@ def report_on(
     per_article = metrics.group_confusions(corpus.y, y_pred, corpus.groups, len(classes))
     total = per_article.sum(0)
     weights = metrics.bootstrap_weights(len(per_article), n_resamples, seed)
-    resampled = np.tensordot(weights, per_article, 1)
     measures = {
-        name: Measure(float(of(total)), *metrics.interval(of(resampled)))
-        for name, of in matrix_measures(classes).items()
+        name: Measure(value, *metrics.interval(samples))
+        for name, (value, samples) in resampled_measures(corpus, proba, weights).items()
     }
-    measures.update(_proba_measures(corpus, proba, weights))
     precision, recall, f1 = metrics.precision_recall_f1(total)
     confidence, accuracy, n = metrics.reliability(corpus.y, proba, _N_BINS)
     return EvaluationReport(
@@ -172,6 +174,7 @@ def report_on(
             "n": n.tolist(),
         },
         slices=_slices(corpus, y_pred),
+        pairs=pairs_right(corpus, y_pred),
     )
 
 
@@ -189,27 +192,42 @@ def matrix_measures(classes: Sequence[str]) -> dict[str, Callable[[Floats], Floa
     }
 
 
-def _proba_measures(corpus: Corpus, proba: Floats, weights: Floats) -> dict[str, Measure]:
+def resampled_measures(
+    corpus: Corpus, proba: Floats, weights: Floats
+) -> dict[str, tuple[float, Floats]]:
+    """Each measure's value, and its values where articles are drawn again.
+
+    Parameters
+    ----------
+    weights : how often each article is drawn, shape (n_resamples, n_articles), articles sorted by
+        id (`stance.metrics.bootstrap_weights`).
+    """
+    n_classes = len(corpus.classes_)
+    per_article = metrics.group_confusions(corpus.y, proba.argmax(1), corpus.groups, n_classes)
+    resampled = np.tensordot(weights, per_article, 1)
+    measures = {
+        name: (float(of(per_article.sum(0))), of(resampled))
+        for name, of in matrix_measures(corpus.classes_).items()
+    }
     names, ids = np.unique(np.asarray(corpus.groups), return_inverse=True)
-    soft, hard = corpus.soft_labels(), np.eye(len(corpus.classes_))[corpus.y]
+    soft, hard = corpus.soft_labels(), np.eye(n_classes)[corpus.y]
 
     def by_article(values: Floats) -> Floats:
         return np.bincount(ids, values, len(names)).astype(np.float64)
 
     n = by_article(np.ones(len(corpus)))
-    measures = {}
     for name, rows in (
         ("soft_cross_entropy", metrics.cross_entropy(soft, proba)),
         ("brier", metrics.brier(hard, proba)),
     ):
-        resampled = weights @ by_article(rows) / (weights @ n)
-        measures[name] = Measure(float(rows.mean()), *metrics.interval(resampled))
+        measures[name] = (float(rows.mean()), weights @ by_article(rows) / (weights @ n))
     gap = proba.max(1) - (proba.argmax(1) == corpus.y)
     bins = metrics.confidence_bins(proba, _N_BINS)
     gaps = np.stack([by_article(np.where(bins == b, gap, 0.0)) for b in range(_N_BINS)], 1)
-    resampled = np.abs(weights @ gaps).sum(1) / (weights @ n)
-    value = metrics.ece(corpus.y, proba, _N_BINS)
-    measures["ece"] = Measure(value, *metrics.interval(resampled))
+    measures["ece"] = (
+        metrics.ece(corpus.y, proba, _N_BINS),
+        np.abs(weights @ gaps).sum(1) / (weights @ n),
+    )
     return measures
 
 
@@ -238,6 +256,20 @@ def _slices(corpus: Corpus, y_pred: NDArray[np.int64]) -> dict[str, dict[str, di
             slices[name][value] = {"n_sentences": int(rows.sum())}
             slices[name][value].update({m: float(measures[m](matrix)) for m in shown})
     return slices
+
+
+def pairs_right(corpus: Corpus, y_pred: NDArray[np.int64]) -> dict[str, dict[str, float]]:
+    """By ruling, and in `all`: number of minimal pairs, share of which every sentence is right."""
+    right: dict[str, dict[str, bool]] = defaultdict(dict)
+    for sentence, is_right in zip(corpus.sentences, corpus.y == y_pred, strict=True):
+        article = corpus.articles[sentence.article_id]
+        if article.ruling:
+            for pairs in (right["all"], right[article.ruling]):
+                pairs[article.event] = pairs.get(article.event, True) and bool(is_right)
+    return {
+        ruling: {"n_pairs": len(pairs), "both_right": float(np.mean(list(pairs.values())))}
+        for ruling, pairs in right.items()
+    }
 
 
 def read_predictions(path: Path, corpus: Corpus) -> Floats:

@@ -74,6 +74,27 @@ class ModelSpec:
     training: dict[str, Any] = field(default_factory=dict)
 
 
+def new_spec(
+    classes: tuple[str, ...],
+    base: Base,
+    encoder: dict[str, Any],
+    tokenizer: Tokenizer,
+    **settings: Any,
+) -> ModelSpec:
+    """The spec of a model that is yet to be trained; `settings` are further fields."""
+    start, end = tokenizer.encode("", add_special_tokens=True).ids[:2]
+    return ModelSpec(
+        classes_=classes,
+        base=base.name,
+        base_sha256=base.sha256,
+        encoder=encoder,
+        cls_id=start,
+        sep_id=end,
+        pad_id=int(encoder.get("pad_token_id") or 0),
+        **settings,
+    )
+
+
 @dataclass(frozen=True)
 class Encoded:
     """One model input: token ids, how many of them (from 1 on) are the sentence's, truncation."""
@@ -158,9 +179,13 @@ class StanceModel(nn.Module):
         if self.has_segments:
             arguments["token_type_ids"] = batch["token_type_ids"]
         hidden = self.encoder(**arguments).last_hidden_state
-        mask = batch["sentence_mask"].unsqueeze(-1).to(hidden.dtype)
-        mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
-        return self.head(self.dropout(mean)).float()
+        return self.head(self.dropout(mean_of_sentence(hidden, batch["sentence_mask"]))).float()
+
+
+def mean_of_sentence(hidden: torch.Tensor, sentence_mask: torch.Tensor) -> torch.Tensor:
+    """Mean over the sentence's tokens: (n, length, hidden) and (n, length) -> (n, hidden)."""
+    mask = sentence_mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
 
 
 def collate(inputs: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ The codebook's symmetry rule: swap the names of the belligerents, and a label mu
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -50,9 +50,16 @@ _SWAP = {
     **{b.upper(): a.upper() for a, b in _PAIRS},
     "KIEV": "MOSCOW",
 }
-_NAMES = re.compile(
-    r"\b(?:" + "|".join(sorted(map(re.escape, _SWAP), key=len, reverse=True)) + r")\b"
-)
+
+
+def pattern_of(names: Iterable[str]) -> re.Pattern[str]:
+    """A pattern that finds any of some names as whole words, longer ones first."""
+    return re.compile(
+        r"\b(?:" + "|".join(sorted(map(re.escape, names), key=len, reverse=True)) + r")\b"
+    )
+
+
+_NAMES = pattern_of(_SWAP)
 
 
 class Classifier(Protocol):
@@ -75,12 +82,14 @@ class NeutralityReport:
     ----------
     n_sentences : sentences that name a belligerent.
     flip_rate : share of them whose label changes when the names are swapped.
+    flip_rate_by_side : the same where only one side is named; the larger one is the worse.
     shift : by label, mean change of its probability when Russia's names become Ukraine's, over
         sentences that name Russia alone; 0 is neutral.
     """
 
     n_sentences: int
     flip_rate: float
+    flip_rate_by_side: dict[str, float]
     shift: dict[str, float]
     n_one_sided: int
 
@@ -105,21 +114,30 @@ def neutrality(model: Classifier, texts: Sequence[str]) -> NeutralityReport:
     """
     named = [t for t in texts if _NAMES.search(t)]
     if not named:
-        return NeutralityReport(0, 0.0, dict.fromkeys(model.classes_, 0.0), 0)
+        return NeutralityReport(0, 0.0, {}, dict.fromkeys(model.classes_, 0.0), 0)
     before = model.predict_proba(named)
     after = model.predict_proba([swap_names(t) for t in named])
     russian = {name for pair in _PAIRS for name in (pair[0], pair[0].upper())}
-    one_sided = np.array(
-        [all(m[0] in russian for m in _NAMES.finditer(t)) for t in named], dtype=bool
-    )
+    sides = np.array([_side(t, russian) for t in named])
+    one_sided = sides == "russia"
     flips = before.argmax(1) != after.argmax(1)
     change = (after - before)[one_sided]
     return NeutralityReport(
         len(named),
         float(flips.mean()),
         {
+            side: float(flips[sides == side].mean())
+            for side in ("russia", "ukraine")
+            if (sides == side).any()
+        },
+        {
             c: float(change[:, i].mean()) if len(change) else 0.0
             for i, c in enumerate(model.classes_)
         },
         int(one_sided.sum()),
     )
+
+
+def _side(text: str, russian: set[str]) -> str:
+    found = {match[0] in russian for match in _NAMES.finditer(text)}
+    return "both" if len(found) == 2 else "russia" if found == {True} else "ukraine"

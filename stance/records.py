@@ -26,7 +26,11 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class Article:
-    """What is known of an article beside its sentences; empty strings where unknown."""
+    """What is known of an article beside its sentences; empty strings where unknown.
+
+    `event` is what must not be torn apart by a split; the sentences of a minimal pair share theirs,
+    and `ruling` names the rule that the pair tests.
+    """
 
     article_id: str
     title: str = ""
@@ -36,6 +40,7 @@ class Article:
     event: str = ""
     made: str = ""
     split: str = ""
+    ruling: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from stance.evaluation import EvaluationReport, Measure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from stance.benchmark import BenchmarkReport
     from stance.model import ModelSpec
 
 _SHOWN = (
@@ -75,15 +77,25 @@ def to_markdown(report: EvaluationReport) -> str:
             f"## By {name}",
             markdown_table([name, *columns], [[v, *f.values()] for v, f in values.items()]),
         ]
+    if report.pairs:
+        parts += [
+            "## Minimal pairs by ruling",
+            markdown_table(
+                ["ruling", "pairs", "both right"],
+                [[ruling, *found.values()] for ruling, found in report.pairs.items()],
+            ),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
 def _neutrality_line(swapped: dict[str, Any]) -> str:
     shifts = ", ".join(f"{label} {value:+.3f}" for label, value in swapped["shift"].items())
+    sides = ", ".join(f"{s} {v:.1%}" for s, v in swapped["flip_rate_by_side"].items())
     return (
         f"{swapped['flip_rate']:.1%} of {swapped['n_sentences']} sentences that name one change "
-        f"their label. Mean change of probability where Russia's names become Ukraine's "
-        f"({swapped['n_one_sided']} sentences that name Russia's side alone): {shifts}."
+        f"their label (only one side named: {sides or 'none'}). Mean change of probability where "
+        f"Russia's names become Ukraine's ({swapped['n_one_sided']} sentences that name Russia's "
+        f"side alone): {shifts}."
     )
 
 
@@ -142,6 +154,135 @@ def evaluation_figure(report: EvaluationReport) -> Figure:
         title=f"Reliability (ECE {ece:.3f})",
     )
     return figure
+
+
+_COLUMNS = ("macro_f1", "f_stance", "stance_f1", "mcc", "weighted_f1", "ece")
+
+
+def benchmark_markdown(report: BenchmarkReport) -> str:
+    """All tables of a benchmark as Markdown."""
+    parts = [
+        f"# Benchmark: {report.name}",
+        "Means over seeds; 95 % intervals by bootstrap over articles. p: difference to the best "
+        "system, permutation of articles, Holm-corrected.",
+    ]
+    for test, leading in report.leading.items():
+        rows = [r for r in report.rows if r.test == test]
+        shown = [m for m in _COLUMNS if rows and m in rows[0].measures]
+        table = [
+            [
+                r.system,
+                *(format_measure(r.measures[m]) for m in shown),
+                len(r.by_seed),
+                "" if r.p_against_best is None else f"{r.p_against_best:.4f}",
+            ]
+            for r in rows
+        ]
+        parts += [
+            f"## {test} ({rows[0].n_sentences if rows else 0} sentences)",
+            markdown_table(["system", *shown, "seeds", "p"], table),
+        ]
+        for name in dict.fromkeys(n for r in rows for n in r.slices):
+            values = rows[0].slices[name]
+            header = [f"{leading} by {name}", "sentences", *(r.system for r in rows)]
+            parts.append(
+                markdown_table(
+                    header,
+                    [[v, n, *(r.slices[name][v][1] for r in rows)] for v, (n, _) in values.items()],
+                )
+            )
+        if rows and rows[0].pairs:
+            header = ["pairs with both right", "pairs", *(r.system for r in rows)]
+            parts.append(
+                markdown_table(
+                    header,
+                    [
+                        [ruling, n, *(r.pairs[ruling][1] for r in rows)]
+                        for ruling, (n, _) in rows[0].pairs.items()
+                    ],
+                )
+            )
+    columns = list(dict.fromkeys(k for c in report.costs.values() for k in c))
+    parts += [
+        "## Cost",
+        markdown_table(
+            ["system", *columns],
+            [[s, *(c.get(k, "") for k in columns)] for s, c in report.costs.items()],
+        ),
+    ]
+    if report.behaviour:
+        names = list(dict.fromkeys(n for b in report.behaviour.values() for n in b))
+        systems = list(report.behaviour)
+        table = []
+        for name in names:
+            found = [report.behaviour[s].get(name, (0, 0.0)) for s in systems]
+            table.append([name, max(n for n, _ in found), *(rate for _, rate in found)])
+        parts += [
+            "## Labels that stay when the text is changed",
+            markdown_table(["change", "sentences", *systems], table),
+        ]
+    if report.failed:
+        parts += ["## Failed", *(f"* {cell}: {why}" for cell, why in report.failed.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def benchmark_figure(report: BenchmarkReport) -> Figure:
+    """The leading measure of every system with its interval, a panel a test set."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(report.leading), 4), layout="constrained")
+    panels = figure.subplots(1, len(report.leading), squeeze=False)[0]
+    for axes, (test, leading) in zip(panels, report.leading.items(), strict=True):
+        rows = [r for r in report.rows if r.test == test]
+        found = [r.measures[leading] for r in rows]
+        reach = [[m.value - m.low for m in found], [m.high - m.value for m in found]]
+        axes.errorbar([m.value for m in found], range(len(rows)), xerr=reach, fmt="o", capsize=3)
+        for y, row in enumerate(rows):
+            axes.plot(list(row.by_seed.values()), [y] * len(row.by_seed), "k|", alpha=0.5)
+        axes.set_yticks(range(len(rows)), [r.system for r in rows])
+        axes.invert_yaxis()
+        axes.set(xlim=(0, 1), xlabel=leading, title=test)
+    return figure
+
+
+def write_benchmark(report: BenchmarkReport, folder: Path) -> list[Path]:
+    """Write benchmark.json, .md, .html and .svg; gives their paths."""
+    paths = [folder / f"benchmark.{kind}" for kind in ("json", "md", "svg", "html")]
+    paths[0].write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+    text = benchmark_markdown(report)
+    paths[1].write_text(text, encoding="utf-8")
+    benchmark_figure(report).savefig(paths[2])
+    drawn = paths[2].read_text(encoding="utf-8")
+    paths[3].write_text(_page(report.name, text, drawn[drawn.index("<svg") :]), encoding="utf-8")
+    return paths
+
+
+def _page(title: str, text: str, drawing: str) -> str:
+    """Our own Markdown (headings, tables, paragraphs) as one HTML page without links."""
+    parts = []
+    for block in text.strip().split("\n\n"):
+        lines = [html.escape(line) for line in block.splitlines()]
+        if block.startswith("#"):
+            level = len(block) - len(block.lstrip("#"))
+            parts.append(f"<h{level}>{lines[0].lstrip('# ')}</h{level}>")
+        elif block.startswith("|"):
+            rows = [[c.strip() for c in line.strip("|").split("|")] for line in lines]
+            head = "".join(f"<th>{c}</th>" for c in rows[0])
+            body = "".join(
+                "<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows[2:]
+            )
+            parts.append(f"<table><tr>{head}</tr>{body}</table>")
+        else:
+            parts.append(f"<p>{'<br>'.join(lines)}</p>")
+    style = (
+        "body{font:15px sans-serif;margin:2em;max-width:90em}table{border-collapse:collapse;"
+        "margin:1em 0}td,th{border-bottom:1px solid #ccc;padding:.3em .7em;text-align:right}"
+        "td:first-child,th:first-child{text-align:left}svg{max-width:100%;height:auto}"
+    )
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{style}</style>{parts[0]}{drawing}{''.join(parts[1:])}</html>\n"
+    )
 
 
 def learning_curve_figure(history: Sequence[dict[str, Any]]) -> Figure:

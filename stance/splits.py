@@ -102,15 +102,15 @@ def with_splits(corpus: Corpus, shares: Mapping[str, float], seed: int) -> Corpu
     return replace(corpus, articles=articles)
 
 
-def first_train_articles(corpus: Corpus, n_articles: int, seed: int) -> Corpus:
-    """The corpus with only `n_articles` of its train articles, drawn by `seed`; others stay.
+def with_train_share(corpus: Corpus, share: float, seed: int) -> Corpus:
+    """The corpus with only a share of its train articles, drawn by `seed`; other splits stay.
 
-    The draw of n is part of the draw of n + 1, as a learning curve needs it.
+    A smaller draw is part of every larger one, as a learning curve needs it.
     """
     train = [a.article_id for a in corpus.articles.values() if a.split == "train"]
+    n_kept = max(1, round(share * len(train)))
     order = np.random.default_rng(seed).permutation(len(train))
-    left_out = {train[i] for i in order[n_articles:]}
-    return corpus.subset(set(corpus.articles) - left_out)
+    return corpus.subset(set(corpus.articles) - {train[i] for i in order[n_kept:]})
 
 
 def with_extra_train(corpus: Corpus, extra: Corpus) -> Corpus:

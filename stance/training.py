@@ -35,6 +35,7 @@ from stance.model import (
     StanceModel,
     collate,
     new_model,
+    new_spec,
 )
 from stance.neutrality import swap_names
 from stance.run import Progress, Run
@@ -154,16 +155,12 @@ def _new_spec(
             f"model.max_length_tokens={config.model.max_length_tokens} is more than the "
             f"{limit} that {base.name} reads"
         )
-    start, end = tokenizer.encode("", add_special_tokens=True).ids[:2]
-    return ModelSpec(
-        classes_=classes,
-        base=base.name,
-        base_sha256=base.sha256,
+    return new_spec(
+        classes,
+        base,
+        encoder,
+        tokenizer,
         base_revision=config.model.revision,
-        encoder=encoder,
-        cls_id=start,
-        sep_id=end,
-        pad_id=int(encoder.get("pad_token_id") or 0),
         max_length_tokens=config.model.max_length_tokens,
         n_context=config.model.n_context,
         has_headline=config.model.has_headline,

@@ -1,4 +1,4 @@
-"""The command line: `stance COMMAND ...`. Only train and evaluate load Hydra."""
+"""The command line: `stance COMMAND ...`. Only train, evaluate and benchmark load Hydra."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from stance.errors import StanceError
 COMMANDS = {
     "train": "fine-tune a model on labelled sentences",
     "evaluate": "measure a model or a predictions file on labelled sentences",
+    "benchmark": "compare systems on test sets, with intervals and paired tests",
     "predict": "label the sentences of an article",
     "annotate": "send sentences to annotators and read their votes back",
     "agreement": "how far annotators agree",

@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stance.config import check_config, config_dir
+from stance.config import TrainConfig, check_config, config_dir
 from stance.errors import ConfigError, StanceError
 
 C = TypeVar("C")
@@ -67,6 +67,17 @@ def run(
     sys.argv = [f"stance {name}", *argv]
     job()
     return 0
+
+
+def compose_train(overrides: list[str]) -> TrainConfig:
+    """The settings of `stance train` with these overrides, from inside another command's job."""
+    ConfigStore.instance().store(name="train_schema", node=TrainConfig)
+    quoted = [_path_override(o, {"data.path": "data.path"}, (), False) for o in overrides]
+    try:
+        config: TrainConfig = _checked(compose("train", quoted))
+    except (HydraException, OmegaConfBaseException) as err:
+        raise ConfigError(f"{overrides}: {str(err).strip().splitlines()[0]}") from err
+    return config
 
 
 def _checked(cfg: DictConfig) -> Any:

@@ -8,10 +8,8 @@ import sys
 from pathlib import Path
 
 from stance.cli import _hydra
-from stance.config import DataConfig, TrainConfig, find_data
-from stance.corpus import Corpus, load_corpus
-from stance.errors import LeakageError
-from stance.splits import first_train_articles, with_extra_train, with_splits
+from stance.config import TrainConfig
+from stance.prepare import load_for_training
 
 log = logging.getLogger(__name__)
 
@@ -19,32 +17,6 @@ log = logging.getLogger(__name__)
 def main(argv: list[str]) -> int:
     """Run the whole job."""
     return _hydra.run("train", TrainConfig, _task, argv, {"data": "data.path"}, ("data",))
-
-
-def load_for_training(data: DataConfig, seed: int) -> Corpus:
-    """Load, split and audit; `LeakageError` where splits leak and that is not allowed."""
-    from stance.audit import find_leakage
-
-    corpus = load_corpus(
-        find_data(data.path), text_field=data.text_field, label_field=data.label_field
-    )
-    corpus = with_splits(
-        corpus, {"validation": data.validation_share, "test": data.test_share}, seed
-    )
-    if data.max_train_articles:
-        corpus = first_train_articles(corpus, data.max_train_articles, seed)
-    for extra in data.extra_train:
-        corpus = with_extra_train(corpus, load_corpus(find_data(extra)))
-    if leakage := find_leakage(corpus):
-        message = f"{corpus.path}: {len(leakage)} leaks between splits, first: {leakage[0]}"
-        if not data.allow_leakage:
-            raise LeakageError(
-                f"{message}; see `stance audit`, or train all the same with data.allow_leakage=true"
-            )
-        log.warning("LEAKING DATA, results are too good: %s", message)
-    counts = {name: len(corpus.split(name)) for name in corpus.splits}
-    log.info("%s: %s sentences", corpus.path, counts)
-    return corpus
 
 
 def _task(config: TrainConfig, run_dir: Path) -> None:
