@@ -186,19 +186,16 @@ class Benchmark:
             import torch
 
             from stance.classifier import load
-            from stance.model import save_bundle
+            from stance.model import bundle_tensors, save_bundle
             from stance.training import train
 
             config = self._train_config(name, seed, folder / "run")
             result = train(config, load_for_training(config.data, seed), folder / "run")
-            save_bundle(
-                folder / "bundle",
-                result.model,
-                result.spec,
-                result.tokenizer,
-                "Made by a benchmark.\n",
-                getattr(torch, config.trainer.bundle_dtype),
-            )
+            options = config.trainer
+            dtype = getattr(torch, options.bundle_dtype)
+            tensors = bundle_tensors(result.model, result.spec, dtype, options.bundle_rank)
+            card = "Made by a benchmark.\n"
+            save_bundle(folder / "bundle", tensors, result.spec, result.tokenizer, card)
             return load(folder / "bundle"), _size(folder / "bundle")
         from stance import baselines
 

@@ -77,6 +77,9 @@ class TrainerConfig:
     device: str = "auto"
     calibrate: bool = True
     bundle_dtype: str = "float32"
+    bundle_rank: int = 0
+    teachers: list[str] = field(default_factory=list)
+    teacher_weight: float = 0.5
 
 
 @dataclass
@@ -175,6 +178,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "ema_decay": (0, 0.99999),
     "swap_share": (0, 0.5),
     "early_stopping_patience": (0, 1000),
+    "bundle_rank": (0, 10_000),
+    "teacher_weight": (0, 1),
     "save_steps": (1, 10**9),
     "n_resamples": (10, 100_000),
 }

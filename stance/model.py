@@ -40,6 +40,7 @@ from stance.segment import clean_text
 FORMAT_VERSION = 1
 _FILES = ("README.md", "bundle.json", "tokenizer.json", "weights.safetensors")
 _MAX_JSON_BYTES = 1_000_000
+_LEFT, _RIGHT = ".left", ".right"
 
 
 @dataclass(frozen=True)
@@ -216,27 +217,49 @@ def new_model(base: Base, spec: ModelSpec, dropout: float) -> StanceModel:
     return StanceModel(encoder, len(spec.classes_), dropout)
 
 
+def bundle_tensors(
+    model: StanceModel, spec: ModelSpec, dtype: torch.dtype = torch.float32, rank: int = 0
+) -> dict[str, torch.Tensor]:
+    """What a bundle stores of a model: the tensors that differ from an installed base's.
+
+    Parameters
+    ----------
+    rank : with a positive rank the change of each matrix is stored as the product of two thin ones,
+        its best approximation of that rank (Eckart and Young 1936), where that is smaller.
+    """
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    base: dict[str, torch.Tensor] = {}
+    if spec.base in PACKAGED:
+        base = _encoder_names(base_weights(find_base(spec.base)), model)
+    stored = {}
+    for name, tensor in state.items():
+        if name in base and torch.equal(tensor, base[name]):
+            continue
+        if name in base and tensor.dim() == 2 and 0 < rank * sum(tensor.shape) < tensor.numel():
+            left, scale, right = torch.linalg.svd(tensor - base[name], full_matrices=False)
+            root = scale[:rank].sqrt()
+            stored[name + _LEFT] = (left[:, :rank] * root).contiguous()
+            stored[name + _RIGHT] = (root[:, None] * right[:rank]).contiguous()
+        else:
+            stored[name] = tensor
+    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in stored.items()}
+
+
 def save_bundle(
     folder: Path,
-    model: StanceModel,
+    tensors: dict[str, torch.Tensor],
     spec: ModelSpec,
     tokenizer: Tokenizer,
     card: str,
-    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write a bundle; under its name there is only ever a complete one (see `replace_folder`)."""
     from safetensors.torch import save_file
 
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    if spec.base in PACKAGED:
-        base = _encoder_names(base_weights(find_base(spec.base)), model)
-        state = {k: v for k, v in state.items() if k not in base or not torch.equal(v, base[k])}
-    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         fresh.chmod(0o755)
-        save_file(state, fresh / "weights.safetensors")
+        save_file(tensors, fresh / "weights.safetensors")
         tokenizer.save(str(fresh / "tokenizer.json"), pretty=False)
         meta = {"format_version": FORMAT_VERSION, "stance_version": __version__, **asdict(spec)}
         _write_json(fresh / "bundle.json", meta)
@@ -296,7 +319,8 @@ def load_bundle(folder: Path) -> tuple[StanceModel, ModelSpec, Tokenizer]:
         if base.sha256 != spec.base_sha256:
             raise BundleError(f"{folder}: made for other base weights ({spec.base_sha256[:12]}...)")
         prefix = f"{spec.encoder.get('model_type')}."
-        state = {**{k.removeprefix(prefix): v for k, v in base_weights(base).items()}, **state}
+        known = {k.removeprefix(prefix): v for k, v in base_weights(base).items()}
+        state = {**known, **_whole(state, known, folder)}
     model = StanceModel(build_encoder(spec.encoder, state, folder), len(spec.classes_))
     try:
         model.head.load_state_dict({k: tensors[f"head.{k}"] for k in ("weight", "bias")})
@@ -308,6 +332,23 @@ def load_bundle(folder: Path) -> tuple[StanceModel, ModelSpec, Tokenizer]:
     if tokenizer.get_vocab_size() > n_rows:
         raise BundleError(f"{folder}: the tokenizer has more tokens than the model, {n_rows}")
     return model, spec, tokenizer
+
+
+def _whole(
+    state: dict[str, torch.Tensor], base: dict[str, torch.Tensor], folder: Path
+) -> dict[str, torch.Tensor]:
+    """The stored tensors with changes of low rank added to the base's."""
+    whole = {}
+    for name, tensor in state.items():
+        if name.endswith(_LEFT):
+            stem = name.removesuffix(_LEFT)
+            try:
+                whole[stem] = base[stem] + tensor @ state[stem + _RIGHT]
+            except (KeyError, RuntimeError) as err:
+                raise BundleError(f"{folder}: {stem!r} does not fit the base weights") from err
+        elif not name.endswith(_RIGHT):
+            whole[name] = tensor
+    return whole
 
 
 def _check_manifest(folder: Path) -> None:

@@ -14,10 +14,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 
+from stance.classifier import find_bundle, load
 from stance.config import TrainConfig
+from stance.corpus import Corpus
+from stance.encoder import read_tensors, sha256_of
 from stance.errors import ConfigError
 from stance.model import replace_folder
 
@@ -48,6 +53,10 @@ class Run:
             shutil.rmtree(stale, ignore_errors=True)
         asked = {k: v for k, v in asdict(config).items() if k not in _NOT_IDENTITY}
         asked["data_sha256"] = data_sha256
+        self.teachers = config.trainer.teachers
+        asked["teachers_sha256"] = [
+            sha256_of(find_bundle(t) / "manifest.json") for t in self.teachers
+        ]
         path = folder / "config.json"
         if self.checkpoint() and not config.resume:
             if not (folder / "bundle" / "manifest.json").is_file():
@@ -67,10 +76,21 @@ class Run:
         write_atomically(path, json.dumps(asked, indent=2) + "\n")
         write_atomically(folder / "environment.json", json.dumps(_environment(), indent=2) + "\n")
 
+    def teach(self, corpus: Corpus) -> NDArray[np.float64]:
+        """The teachers' mean probabilities for a corpus, shape (n, n_classes), computed once."""
+        path = self.folder / "taught.safetensors"
+        if not path.is_file():
+            proba = np.mean([taught_by(t, corpus) for t in self.teachers], 0)
+            fresh = path.with_name(f".{path.name}.new")
+            save_file({"proba": torch.tensor(proba)}, fresh)
+            fresh.replace(path)
+        return read_tensors(path)["proba"].numpy()
+
     def clear(self) -> None:
         """Forget an earlier run of this folder."""
         for path in self.folder.glob("checkpoint-*"):
             shutil.rmtree(path)
+        (self.folder / "taught.safetensors").unlink(missing_ok=True)
         shutil.rmtree(self.folder / "bundle", ignore_errors=True)
         (self.folder / "metrics.jsonl").unlink(missing_ok=True)
 
@@ -109,6 +129,15 @@ class Run:
         """Bring metrics.jsonl in line with the history."""
         lines = "".join(json.dumps(row) + "\n" for row in history)
         write_atomically(self.folder / "metrics.jsonl", lines)
+
+
+def taught_by(teacher: str, corpus: Corpus) -> NDArray[np.float64]:
+    """Probabilities of one teacher, columns as the corpus's labels."""
+    model = load(teacher)
+    if set(model.classes_) != set(corpus.classes_):
+        raise ConfigError(f"teacher {teacher} knows {model.classes_}, not {corpus.classes_}")
+    proba = model.predict_proba(corpus.texts, corpus.contexts())
+    return proba[:, [model.classes_.index(c) for c in corpus.classes_]]
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -61,13 +61,22 @@ class TrainResult:
 class TrainingSet:
     """Token ids of a corpus, computed once, and what is needed to draw inputs from them."""
 
-    def __init__(self, corpus: Corpus, inputs: InputBuilder, soft_weight: float) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        inputs: InputBuilder,
+        soft_weight: float,
+        taught: NDArray[np.float64] | None = None,
+        teacher_weight: float = 0.0,
+    ) -> None:
         self.ids = inputs.token_ids(corpus.texts)
         self.swapped = inputs.token_ids([swap_names(t) for t in corpus.texts])
         self.inputs = inputs
         self.first = _first_rows(corpus.groups)
         hard = np.eye(len(corpus.classes_))[corpus.y]
         self.target = (1 - soft_weight) * hard + soft_weight * corpus.soft_labels()
+        if taught is not None:
+            self.target = (1 - teacher_weight) * self.target + teacher_weight * taught
         self.y = corpus.y
 
     def __len__(self) -> int:
@@ -112,7 +121,8 @@ def train(config: TrainConfig, corpus: Corpus, run_dir: Path) -> TrainResult:
     spec = _new_spec(config, corpus.classes_, base, tokenizer)
     inputs = InputBuilder(tokenizer, spec)
     weight = config.trainer.soft_label_weight
-    train_set = TrainingSet(parts["train"], inputs, weight)
+    taught = run.teach(parts["train"]) if config.trainer.teachers else None
+    train_set = TrainingSet(parts["train"], inputs, weight, taught, config.trainer.teacher_weight)
     validation = TrainingSet(parts["validation"], inputs, weight)
     torch.manual_seed(config.seed)
     model = new_model(base, spec, config.model.dropout)

@@ -94,10 +94,11 @@ def tiny_config(tiny_base: Path):
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_config, small_data: Path) -> Path:
     from stance.corpus import load_corpus
-    from stance.model import save_bundle
+    from stance.model import bundle_tensors, save_bundle
     from stance.training import train
 
     run = tmp_path_factory.mktemp("run")
     result = train(tiny_config, load_corpus(small_data), run)
-    save_bundle(run / "bundle", result.model, result.spec, result.tokenizer, "card")
+    tensors = bundle_tensors(result.model, result.spec)
+    save_bundle(run / "bundle", tensors, result.spec, result.tokenizer, "card")
     return run / "bundle"

@@ -24,7 +24,7 @@ def _task(config: TrainConfig, run_dir: Path) -> None:
 
     from stance.classifier import load
     from stance.evaluation import evaluate
-    from stance.model import save_bundle
+    from stance.model import bundle_tensors, save_bundle
     from stance.report import learning_curve_figure, model_card, to_markdown, write_report
     from stance.training import train
 
@@ -34,21 +34,16 @@ def _task(config: TrainConfig, run_dir: Path) -> None:
     command = shlex.join(["stance", "train", *sys.argv[1:]])
     bundle = run_dir / "bundle"
     dtype = getattr(torch, config.trainer.bundle_dtype)
-    save_bundle(
-        bundle,
-        result.model,
-        result.spec,
-        result.tokenizer,
-        model_card(result.spec, None, command),
-        dtype,
-    )
+    tensors = bundle_tensors(result.model, result.spec, dtype, config.trainer.bundle_rank)
+    card = model_card(result.spec, None, command)
+    save_bundle(bundle, tensors, result.spec, result.tokenizer, card)
     written = [bundle, run_dir / "metrics.jsonl", run_dir / "learning_curves.png"]
     learning_curve_figure(result.history).savefig(written[-1], dpi=120)
     if config.evaluate_test:
         split = "test" if "test" in corpus.splits else "validation"
         report = evaluate(load(bundle), corpus, split=split, system=str(bundle), seed=config.seed)
         card = model_card(result.spec, report, command)
-        save_bundle(bundle, result.model, result.spec, result.tokenizer, card, dtype)
+        save_bundle(bundle, tensors, result.spec, result.tokenizer, card)
         print(to_markdown(report))
         written += write_report(report, run_dir / "evaluation")
     if config.example:

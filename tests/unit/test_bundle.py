@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stance import BundleError, load
-from stance.model import load_bundle, save_bundle
+from stance.model import bundle_tensors, load_bundle, save_bundle
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_no_such_model_lists_the_shipped_ones():
 
 def test_saving_and_loading_keeps_every_bit(bundle, tmp_path):
     model, spec, tokenizer = load_bundle(bundle)
-    save_bundle(tmp_path / "again", model, spec, tokenizer, "card")
+    save_bundle(tmp_path / "again", bundle_tensors(model, spec), spec, tokenizer, "card")
     model2, spec2, _ = load_bundle(tmp_path / "again")
     assert spec2 == spec
     for name, tensor in model.state_dict().items():
@@ -178,7 +178,8 @@ def test_bundle_of_a_packaged_base_leaves_out_what_the_package_has(tiny_config, 
     spec = ModelSpec(("a", "b"), "minilm", base.sha256, encoder_config(base.folder), 101, 102, 0)
     torch.manual_seed(0)
     model = new_model(base, spec, 0.1)
-    save_bundle(tmp_path / "b", model, spec, load_tokenizer(base.folder), "card")
+    tokenizer = load_tokenizer(base.folder)
+    save_bundle(tmp_path / "b", bundle_tensors(model, spec), spec, tokenizer, "card")
     assert set(load_file(tmp_path / "b" / "weights.safetensors")) == {"head.bias", "head.weight"}
     again, _, _ = load_bundle(tmp_path / "b")
     for name, tensor in model.state_dict().items():
@@ -187,6 +188,30 @@ def test_bundle_of_a_packaged_base_leaves_out_what_the_package_has(tiny_config, 
 
 def test_saving_over_a_bundle_replaces_it(bundle):
     model, spec, tokenizer = load_bundle(bundle)
-    save_bundle(bundle, model, spec, tokenizer, "another card")
+    save_bundle(bundle, bundle_tensors(model, spec), spec, tokenizer, "another card")
     assert (bundle / "README.md").read_text() == "another card"
     assert [p.name for p in bundle.parent.iterdir()] == ["bundle"]
+
+
+def test_changes_of_low_rank_are_stored_thin_and_come_back(tmp_path):
+    from stance.encoder import encoder_config, find_base, load_tokenizer
+    from stance.model import ModelSpec, new_model
+
+    base = find_base("minilm")
+    spec = ModelSpec(("a", "b"), "minilm", base.sha256, encoder_config(base.folder), 101, 102, 0)
+    torch.manual_seed(0)
+    model = new_model(base, spec, 0.1)
+    weight = model.encoder.encoder.layer[0].intermediate.dense.weight
+    change = torch.randn(weight.shape[0], 2) @ torch.randn(2, weight.shape[1]) / 100
+    with torch.no_grad():
+        weight += change
+    tensors = bundle_tensors(model, spec, rank=2)
+    assert tensors["encoder.encoder.layer.0.intermediate.dense.weight.left"].shape[1] == 2
+    save_bundle(tmp_path / "b", tensors, spec, load_tokenizer(base.folder), "card")
+    again, _, _ = load_bundle(tmp_path / "b")
+    found = again.encoder.encoder.layer[0].intermediate.dense.weight
+    assert torch.allclose(found, weight, atol=1e-5)
+    del tensors["encoder.encoder.layer.0.intermediate.dense.weight.right"]
+    save_bundle(tmp_path / "torn", tensors, spec, load_tokenizer(base.folder), "card")
+    with pytest.raises(BundleError, match="does not fit the base weights"):
+        load_bundle(tmp_path / "torn")

@@ -1,3 +1,4 @@
+import copy
 import json
 from dataclasses import replace
 
@@ -5,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from stance import ConfigError, DataError
+from stance import ConfigError, DataError, load
 from stance.corpus import load_corpus
+from stance.encoder import read_tensors
 from stance.run import Run
 from stance.training import class_weights, fit_temperature, train
 from tests.conftest import small_rows, write_jsonl
@@ -125,3 +127,28 @@ def test_temperature_undoes_a_known_overconfidence():
     proba = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     y = np.array([rng.choice(3, p=p) for p in proba])
     assert fit_temperature(3 * logits, y) == pytest.approx(3, rel=0.1)
+
+
+def test_a_student_learns_its_teachers_probabilities(
+    tiny_config, tiny_bundle, small_data, tmp_path
+):
+    corpus = load_corpus(small_data)
+    config = copy.deepcopy(tiny_config)
+    config.trainer.teachers = [str(tiny_bundle)]
+    config.trainer.teacher_weight = 1.0
+    train(config, corpus, tmp_path / "taught")
+    proba = read_tensors(tmp_path / "taught" / "taught.safetensors")["proba"].numpy()
+    part = corpus.split("train")
+    expected = load(tiny_bundle).predict_proba(part.texts, part.contexts())
+    assert proba == pytest.approx(expected)
+    config.trainer.teacher_weight = 0.0
+    untaught = train(config, corpus, tmp_path / "untaught")
+    assert same(untaught, train(tiny_config, corpus, tmp_path / "plain"))
+
+
+def test_a_teacher_of_other_labels_is_refused(tiny_config, tiny_bundle, tmp_path):
+    rows = [{**r, "label": {"none": "hawk"}.get(r["label"], "dove")} for r in small_rows(8)]
+    config = copy.deepcopy(tiny_config)
+    config.trainer.teachers = [str(tiny_bundle)]
+    with pytest.raises(ConfigError, match=r"teacher .* knows"):
+        train(config, load_corpus(write_jsonl(tmp_path / "d.jsonl", rows)), tmp_path / "run")
