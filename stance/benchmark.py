@@ -185,8 +185,8 @@ class Benchmark:
         if system.kind == "train":
             import torch
 
+            from stance.bundle import bundle_tensors, save_bundle
             from stance.classifier import load
-            from stance.model import bundle_tensors, save_bundle
             from stance.training import train
 
             config = self._train_config(name, seed, folder / "run")

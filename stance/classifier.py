@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
@@ -13,12 +14,14 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from stance.bundle import load_bundle
 from stance.config import resource_dir
 from stance.errors import BundleError, InputError, StanceWarning
+from stance.holders import best_span
 from stance.labels import NONE
-from stance.model import Encoded, InputBuilder, ModelSpec, StanceModel, collate, load_bundle
+from stance.model import Encoded, InputBuilder, ModelSpec, StanceModel, collate
 from stance.records import ArticlePrediction, Prediction, Sentence
-from stance.segment import split_sentences
+from stance.segment import clean_text, split_sentences
 
 DEFAULT_MODEL = "minilm"
 _TOKENS_PER_BATCH = 4096
@@ -61,10 +64,15 @@ class StanceClassifier:
         ------
         InputError : anything but strings.
         """
-        rows = _as_texts(texts)
-        proba, encoded = self._run(rows, None)
-        made = [self._prediction(t, p, e) for t, p, e in zip(rows, proba, encoded, strict=True)]
+        made = self._predictions(_as_texts(texts), None)
         return made[0] if isinstance(texts, str) else made
+
+    def predict_in_context(
+        self, texts: Iterable[str], context: Sequence[Sequence[str]]
+    ) -> list[Prediction]:
+        """Classify sentences of known context (see `predict_proba`), same order."""
+        rows = _as_texts(texts)
+        return self._predictions(rows, _as_contexts(rows, context))
 
     def predict_proba(
         self, texts: Iterable[str], context: Sequence[Sequence[str]] | None = None
@@ -78,11 +86,7 @@ class StanceClassifier:
             model picks those it was trained to read.
         """
         rows = _as_texts(texts)
-        if context is not None:
-            context = [_as_texts(c) for c in context]
-            if len(context) != len(rows):
-                raise InputError(f"{len(rows)} texts but {len(context)} contexts")
-        return self._run(rows, context)[0]
+        return self._run(rows, None if context is None else _as_contexts(rows, context)).proba
 
     def predict_article(self, article: str | Iterable[str]) -> ArticlePrediction:
         """Classify every sentence of an article, each read with its context.
@@ -104,54 +108,87 @@ class StanceClassifier:
             rows, dropped = _as_texts(article), ()
             text, sentences = "\n".join(rows), _joined(rows)
         texts = [s.text for s in sentences]
-        context = [texts[:i] for i in range(len(texts))]
-        proba, encoded = self._run(texts, context)
-        return ArticlePrediction(
-            text,
-            tuple(
-                self._prediction(s.text, p, e, s)
-                for s, p, e in zip(sentences, proba, encoded, strict=True)
-            ),
-            self.classes_,
-            dropped,
+        made = self._predictions(texts, [texts[:i] for i in range(len(texts))])
+        placed = (
+            replace(p, start=s.start, end=s.end) for p, s in zip(made, sentences, strict=True)
         )
+        return ArticlePrediction(text, tuple(placed), self.classes_, dropped)
 
-    def _prediction(
-        self, text: str, proba: NDArray[np.float64], item: Encoded, at: Sentence | None = None
-    ) -> Prediction:
-        best = int(proba.argmax())
-        if item.is_truncated:
-            warnings.warn(
-                f"only the first {item.n_sentence} tokens of a text of {len(text)} characters "
-                "were read; predict_article() takes whole articles",
-                StanceWarning,
-                stacklevel=3,
-            )
-        return Prediction(
-            text,
-            self.classes_[best],
-            float(proba[best]),
-            {label: float(p) for label, p in zip(self.classes_, proba, strict=True)},
-            at.start if at else None,
-            at.end if at else None,
-            item.is_truncated,
-        )
-
-    def _run(
+    def _predictions(
         self, texts: Sequence[str], context: Sequence[Sequence[str]] | None
-    ) -> tuple[NDArray[np.float64], list[Encoded]]:
+    ) -> list[Prediction]:
+        answers = self._run(texts, context)
+        best = answers.proba.argmax(1)
+        rows = [r for r in range(len(texts)) if self.classes_[best[r]] != NONE]
+        holders = self._holders(texts, rows, answers) if self.spec.holders else {}
+        made = []
+        for row, (text, item) in enumerate(zip(texts, answers.encoded, strict=True)):
+            if item.is_truncated:
+                warnings.warn(
+                    f"only the first {item.n_sentence} tokens of a text of {len(text)} characters "
+                    "were read; predict_article() takes whole articles",
+                    StanceWarning,
+                    stacklevel=3,
+                )
+            proba = answers.proba[row].tolist()
+            made.append(
+                Prediction(
+                    text,
+                    self.classes_[best[row]],
+                    proba[best[row]],
+                    dict(zip(self.classes_, proba, strict=True)),
+                    None,
+                    None,
+                    item.is_truncated,
+                    *holders.get(row, (None, None, "")),
+                )
+            )
+        return made
+
+    def _holders(
+        self, texts: Sequence[str], rows: Sequence[int], answers: _Answers
+    ) -> dict[int, tuple[str, float, str]]:
+        """Holder, its probability and the words that name it, for some rows."""
+        clean = [clean_text(texts[r]) for r in rows]
+        found = {}
+        for row, text, tokens in zip(rows, clean, self._inputs.token_offsets(clean), strict=True):
+            best = int(answers.holder[row].argmax())
+            named = answers.spans[row]
+            span = text[tokens[named[0] - 1][0] : tokens[named[1] - 1][1]] if named else ""
+            found[row] = (self.spec.holders[best], float(answers.holder[row, best]), span)
+        return found
+
+    def _run(self, texts: Sequence[str], context: Sequence[Sequence[str]] | None) -> _Answers:
         encoded = self._inputs.encode(texts, context)
-        logits = np.zeros((len(texts), len(self.classes_)))
+        label = np.zeros((len(texts), len(self.classes_)))
+        holder = np.zeros((len(texts), len(self.spec.holders)))
+        spans: list[tuple[int, int] | None] = [None] * len(texts)
         for rows in batches_by_tokens([len(e.ids) for e in encoded], _TOKENS_PER_BATCH):
             batch = collate([encoded[r] for r in rows], self.spec.pad_id)
             with torch.inference_mode():
                 out = self._model({k: v.to(self.device) for k, v in batch.items()})
-            logits[rows] = out.double().cpu().numpy()
-        proba = softmax(logits / self.spec.temperature)
+            label[rows] = out.label.double().cpu().numpy()
+            if out.holder is not None:
+                holder[rows] = out.holder.double().cpu().numpy()
+                for row, logits in zip(rows, out.span.double().cpu().numpy(), strict=True):
+                    spans[row] = best_span(logits[: encoded[row].n_sentence + 1])
+        proba = softmax(label / self.spec.temperature)
         if NONE in self.classes_:
             wordless = [i for i, t in enumerate(texts) if not any(c.isalpha() for c in t)]
             proba[wordless] = [float(c == NONE) for c in self.classes_]
-        return proba, encoded
+        if self.spec.holders:
+            holder = softmax(holder / self.spec.holder_temperature)
+        return _Answers(proba, holder, spans, encoded)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """A row a text: label and holder probabilities, positions of the span, the input."""
+
+    proba: NDArray[np.float64]
+    holder: NDArray[np.float64]
+    spans: list[tuple[int, int] | None]
+    encoded: list[Encoded]
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -187,6 +224,13 @@ def _as_texts(texts: str | Iterable[str]) -> list[str]:
         if not isinstance(text, str):
             raise InputError(f"item {position} is {type(text).__name__}, expected str")
     return [str(t) for t in rows]
+
+
+def _as_contexts(rows: Sequence[str], context: Sequence[Sequence[str]]) -> list[list[str]]:
+    contexts = [_as_texts(c) for c in context]
+    if len(contexts) != len(rows):
+        raise InputError(f"{len(rows)} texts but {len(contexts)} contexts")
+    return contexts
 
 
 _loaded: dict[tuple[Path, str], StanceClassifier] = {}

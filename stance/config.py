@@ -80,6 +80,7 @@ class TrainerConfig:
     bundle_rank: int = 0
     teachers: list[str] = field(default_factory=list)
     teacher_weight: float = 0.5
+    holder_weight: float = 0.2
 
 
 @dataclass
@@ -180,6 +181,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "early_stopping_patience": (0, 1000),
     "bundle_rank": (0, 10_000),
     "teacher_weight": (0, 1),
+    "holder_weight": (0, 100),
     "save_steps": (1, 10**9),
     "n_resamples": (10, 100_000),
 }

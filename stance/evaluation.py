@@ -5,7 +5,7 @@ Knows only arrays: `proba` may come from this package, a baseline or a file.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,9 @@ from stance.corpus import Corpus
 from stance.errors import DataError
 from stance.labels import NONE, STANCES, is_stance_set
 from stance.neutrality import Classifier, neutrality
+from stance.records import Prediction
 from stance.rows import read_rows, short
+from stance.splits import words
 
 Floats = NDArray[np.float64]
 _N_BINS = 10
@@ -51,6 +53,7 @@ class EvaluationReport:
         where the data names no rulings.
     neutrality : what swapping the belligerents' names changes (`stance.neutrality`); None where no
         model was run, or nobody is named.
+    holders : how often the holder is right (`holders_right`); None where unknown.
     """
 
     data: str
@@ -66,6 +69,7 @@ class EvaluationReport:
     slices: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     pairs: dict[str, dict[str, float]] = field(default_factory=dict)
     neutrality: dict[str, Any] | None = None
+    holders: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, ready for `json.dumps`."""
@@ -100,7 +104,13 @@ def evaluate(
     DataError : the data has labels that the model does not know, or no such split.
     """
     part, split = choose_split(corpus, split)
-    proba = classifier.predict_proba(part.texts, part.contexts())
+    holders = None
+    if says_holders := getattr(classifier, "predict_in_context", None):
+        made = says_holders(part.texts, part.contexts())
+        proba = np.array([list(p.scores.values()) for p in made])
+        holders = holders_right(part, made)
+    else:
+        proba = classifier.predict_proba(part.texts, part.contexts())
     report = report_on(
         part,
         align(proba, classifier.classes_, part),
@@ -110,7 +120,39 @@ def evaluate(
         seed=seed,
     )
     swapped = neutrality(classifier, part.texts)
-    return replace(report, neutrality=swapped.to_dict() if swapped.n_sentences else None)
+    return replace(
+        report,
+        neutrality=swapped.to_dict() if swapped.n_sentences else None,
+        holders=holders,
+    )
+
+
+def holders_right(corpus: Corpus, predictions: Sequence[Prediction]) -> dict[str, float] | None:
+    """How often the holder of a stance sentence that was found is right.
+
+    `accuracy` is over the `n_found` sentences that have a stance by both and a known holder;
+    `span_f1` is the mean overlap in words of the spans that name it, over those sentences of which
+    either has one.
+    """
+    pairs = [
+        (s, p) for s, p in zip(corpus.sentences, predictions, strict=True) if s.holder and p.holder
+    ]
+    if not pairs:
+        return None
+    found = {
+        "n_found": len(pairs),
+        "accuracy": float(np.mean([s.holder == p.holder for s, p in pairs])),
+    }
+    named = [_overlap(s.span, p.holder_span) for s, p in pairs if s.span or p.holder_span]
+    if any(s.span for s, _ in pairs):
+        found |= {"n_named": len(named), "span_f1": float(np.mean(named))}
+    return found
+
+
+def _overlap(one: str, other: str) -> float:
+    a, b = words(one), words(other)
+    n_common = sum((Counter(a) & Counter(b)).values())
+    return 2 * n_common / (len(a) + len(b))
 
 
 def align(proba: Floats, classes: Sequence[str], corpus: Corpus) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
@@ -84,6 +84,9 @@ class Prediction:
     scores : probability of every label; they sum to 1.
     start, end : character offsets into the article's text; None without an article.
     is_truncated : True where the text was longer than the model reads (a warning says so too).
+    holder : whose stance it is (`stance.HOLDERS`); None for `none`, or if the model can't say.
+    holder_score : the probability of that holder, in [0, 1].
+    holder_span : the words of the text that name the holder; empty where it does not name it.
     """
 
     text: str
@@ -93,13 +96,17 @@ class Prediction:
     start: int | None = None
     end: int | None = None
     is_truncated: bool = False
+    holder: str | None = None
+    holder_score: float | None = None
+    holder_span: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scores", MappingProxyType(dict(self.scores)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         fields = (self.text, self.label, self.score, dict(self.scores))
-        return (type(self), (*fields, self.start, self.end, self.is_truncated))
+        holder = (self.holder, self.holder_score, self.holder_span)
+        return (type(self), (*fields, self.start, self.end, self.is_truncated, *holder))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, ready for `json.dumps`."""
@@ -111,6 +118,9 @@ class Prediction:
             "start": self.start,
             "end": self.end,
             "is_truncated": self.is_truncated,
+            "holder": self.holder,
+            "holder_score": self.holder_score,
+            "holder_span": self.holder_span,
         }
 
 
@@ -137,6 +147,14 @@ class ArticlePrediction:
     def stance_sentences(self) -> tuple[Prediction, ...]:
         """The sentences whose label is not `none`."""
         return tuple(s for s in self.sentences if s.label != NONE)
+
+    def by_holder(self) -> dict[str, tuple[Prediction, ...]]:
+        """The stance sentences of each holder, most frequent holder first."""
+        found: dict[str, list[Prediction]] = defaultdict(list)
+        for sentence in self.stance_sentences:
+            if sentence.holder:
+                found[sentence.holder].append(sentence)
+        return {h: tuple(s) for h, s in sorted(found.items(), key=lambda item: -len(item[1]))}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, ready for `json.dumps`."""

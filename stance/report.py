@@ -71,6 +71,8 @@ def to_markdown(report: EvaluationReport) -> str:
     ]
     if swapped := report.neutrality:
         parts += ["## Belligerents' names swapped", _neutrality_line(swapped)]
+    if report.holders:
+        parts += ["## Holder", _holder_line(report.holders)]
     for name, values in report.slices.items():
         columns = list(next(iter(values.values())))
         parts += [
@@ -97,6 +99,19 @@ def _neutrality_line(swapped: dict[str, Any]) -> str:
         f"Russia's names become Ukraine's ({swapped['n_one_sided']} sentences that name Russia's "
         f"side alone): {shifts}."
     )
+
+
+def _holder_line(found: dict[str, float]) -> str:
+    text = (
+        f"Right in {found['accuracy']:.1%} of the {int(found['n_found'])} stance sentences that "
+        "were found."
+    )
+    if "span_f1" in found:
+        text += (
+            f" Words that name the holder: overlap F1 {found['span_f1']:.3f} over "
+            f"{int(found['n_named'])} sentences."
+        )
+    return text
 
 
 def write_report(report: EvaluationReport, folder: Path) -> list[Path]:
@@ -319,6 +334,8 @@ def model_card(spec: ModelSpec, report: EvaluationReport | None, command: str) -
         )
         if report.neutrality:
             figures += f"\n\nBelligerents' names swapped: {_neutrality_line(report.neutrality)}"
+        if report.holders:
+            figures += f"\n\nHolder: {_holder_line(report.holders)}"
     return f"""---
 license: apache-2.0
 language: en

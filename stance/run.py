@@ -19,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
+from stance.bundle import replace_folder
 from stance.classifier import find_bundle, load
 from stance.config import TrainConfig
 from stance.corpus import Corpus
 from stance.encoder import read_tensors, sha256_of
 from stance.errors import ConfigError
-from stance.model import replace_folder
 
 # What may differ between the start of a run and its resumption.
 _NOT_IDENTITY = ("resume", "name", "output_dir", "example", "evaluate_test")

@@ -28,6 +28,7 @@ from stance.config import TrainConfig, TrainerConfig
 from stance.corpus import Corpus, require_classes
 from stance.encoder import Base, encoder_config, find_base, load_tokenizer, read_tensors
 from stance.errors import ConfigError
+from stance.holders import UNKNOWN, HolderTargets, holder_classes, holder_loss
 from stance.model import (
     Encoded,
     InputBuilder,
@@ -41,6 +42,7 @@ from stance.neutrality import swap_names
 from stance.run import Progress, Run
 
 log = logging.getLogger(__name__)
+Floats = NDArray[np.float64]
 _MEGABATCH = 50
 _DROPOUTS = {"hidden_dropout_prob", "dropout"}
 # Drawing a mask for every attention weight takes longer on a CPU than the attention itself.
@@ -78,6 +80,7 @@ class TrainingSet:
         if taught is not None:
             self.target = (1 - teacher_weight) * self.target + teacher_weight * taught
         self.y = corpus.y
+        self.holders = [HolderTargets(corpus, inputs, is_swapped=s) for s in (False, True)]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -118,7 +121,8 @@ def train(config: TrainConfig, corpus: Corpus, run_dir: Path) -> TrainResult:
     run = Run(config, run_dir, corpus.fingerprint)
     base = find_base(config.model.base, config.model.revision)
     tokenizer = load_tokenizer(base.folder)
-    spec = _new_spec(config, corpus.classes_, base, tokenizer)
+    holders = holder_classes(parts["train"]) if config.trainer.holder_weight else ()
+    spec = _new_spec(config, corpus.classes_, holders, base, tokenizer)
     inputs = InputBuilder(tokenizer, spec)
     weight = config.trainer.soft_label_weight
     taught = run.teach(parts["train"]) if config.trainer.teachers else None
@@ -133,9 +137,8 @@ def train(config: TrainConfig, corpus: Corpus, run_dir: Path) -> TrainResult:
     device = _device(config.trainer.device)
     loop = Loop(config, model.to(device), train_set, validation, run)
     loop.run_to_end()
-    temperature = 1.0
     if config.trainer.calibrate:
-        temperature = fit_temperature(loop.logits(validation), validation.y)
+        spec = _calibrated(spec, *loop.logits(validation), validation)
     made = {
         "seed": config.seed,
         "trainer": asdict(config.trainer),
@@ -146,13 +149,28 @@ def train(config: TrainConfig, corpus: Corpus, run_dir: Path) -> TrainResult:
         "validation_macro_f1": loop.progress.best_score,
         "precision": loop.progress.precision,
     }
-    spec = replace(spec, temperature=temperature, training=made)
+    spec = replace(spec, training=made)
     history = tuple(loop.progress.history)
     return TrainResult(model.cpu().eval(), spec, tokenizer, history, loop.progress.elapsed_s)
 
 
+def _calibrated(
+    spec: ModelSpec, label: Floats, holder: Floats | None, part: TrainingSet
+) -> ModelSpec:
+    spec = replace(spec, temperature=fit_temperature(label, part.y))
+    known = part.holders[0].holder != UNKNOWN
+    if holder is None or not known.any():
+        return spec
+    of_holder = fit_temperature(holder[known], part.holders[0].holder[known])
+    return replace(spec, holder_temperature=of_holder)
+
+
 def _new_spec(
-    config: TrainConfig, classes: tuple[str, ...], base: Base, tokenizer: Tokenizer
+    config: TrainConfig,
+    classes: tuple[str, ...],
+    holders: tuple[str, ...],
+    base: Base,
+    tokenizer: Tokenizer,
 ) -> ModelSpec:
     encoder = encoder_config(base.folder)
     encoder.update(dict.fromkeys(_DROPOUTS & set(encoder), config.model.encoder_dropout))
@@ -170,6 +188,7 @@ def _new_spec(
         base,
         encoder,
         tokenizer,
+        holders=holders,
         base_revision=config.model.revision,
         max_length_tokens=config.model.max_length_tokens,
         n_context=config.model.n_context,
@@ -201,8 +220,8 @@ class Loop:
         self.model, self.train_set, self.validation, self.run = model, train_set, validation, run
         self.device = next(model.parameters()).device
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        head = [p for n, p in self.trained.items() if n.startswith("head.")]
-        body = [p for n, p in self.trained.items() if not n.startswith("head.")]
+        head = [p for n, p in self.trained.items() if not n.startswith("encoder.")]
+        body = [p for n, p in self.trained.items() if n.startswith("encoder.")]
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": body, "peak": self.options.learning_rate},
@@ -264,25 +283,32 @@ class Loop:
             batches += [chunk[i : i + size] for i in range(0, len(chunk), size)]
         return [batches[i] for i in rng.permutation(len(batches))]
 
-    def _inputs(self, epoch: int, rows: Sequence[int]) -> list[Encoded]:
-        made = []
+    def _inputs(self, epoch: int, rows: Sequence[int]) -> tuple[list[Encoded], list[bool]]:
+        """The inputs of some rows, and in which of them names are swapped."""
+        made, swapped = [], []
         for row in rows:
             rng = np.random.default_rng([self.config.seed, epoch, 1, row])
             is_bare = bool(rng.random() < self.options.context_dropout)
-            is_swapped = bool(rng.random() < self.options.swap_share)
-            made.append(self.train_set.encode(row, is_bare=is_bare, is_swapped=is_swapped))
-        return made
+            swapped.append(bool(rng.random() < self.options.swap_share))
+            made.append(self.train_set.encode(row, is_bare=is_bare, is_swapped=swapped[-1]))
+        return made, swapped
 
     def _loss(self, epoch: int, rows: Sequence[int], precision: str) -> torch.Tensor:
-        batch = collate(self._inputs(epoch, rows), self.train_set.inputs.pad_id)
+        encoded, swapped = self._inputs(epoch, rows)
+        batch = collate(encoded, self.train_set.inputs.pad_id)
         target = self.target[list(rows)].to(self.device)
         smooth = self.options.label_smoothing_factor
         target = (1 - smooth) * target + smooth / target.shape[1]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            logits = self.model({k: v.to(self.device) for k, v in batch.items()})
+            outputs = self.model({k: v.to(self.device) for k, v in batch.items()})
         weighted = target * self.weights.to(self.device)
-        loss = -(weighted * torch.log_softmax(logits, 1)).sum(1)
-        return loss.sum() / weighted.sum()
+        loss = -(weighted * torch.log_softmax(outputs.label, 1)).sum() / weighted.sum()
+        if outputs.holder is not None:
+            wanted = [self.train_set.holders[s] for s in swapped]
+            holder = np.array([w.holder[r] for w, r in zip(wanted, rows, strict=True)])
+            span = np.array([w.span[r] for w, r in zip(wanted, rows, strict=True)])
+            loss = loss + self.options.holder_weight * holder_loss(outputs, holder, span)
+        return loss
 
     def _step(self, epoch: int, rows: Sequence[int]) -> float:
         torch.manual_seed(self.config.seed * 1_000_003 + self.progress.step)
@@ -337,10 +363,11 @@ class Loop:
         )
         return chosen
 
-    def logits(self, part: TrainingSet) -> NDArray[np.float64]:
-        """Logits of a set with full context, shape (n, n_classes)."""
+    def logits(self, part: TrainingSet) -> tuple[Floats, Floats | None]:
+        """Label and holder logits of a set with full context, a row a sentence."""
         encoded = [part.encode(row) for row in range(len(part))]
-        out = np.zeros((len(part), self.target.shape[1]))
+        label = np.zeros((len(part), self.target.shape[1]))
+        holder = None
         self.model.eval()
         for rows in batches_by_tokens([len(e.ids) for e in encoded], 4096):
             batch = collate([encoded[r] for r in rows], part.inputs.pad_id)
@@ -351,13 +378,17 @@ class Loop:
                 ),
             ):
                 made = self.model({k: v.to(self.device) for k, v in batch.items()})
-            out[rows] = made.double().cpu().numpy()
-        return out
+            label[rows] = made.label.double().cpu().numpy()
+            if made.holder is not None:
+                found = made.holder.double().cpu().numpy()
+                holder = np.zeros((len(part), found.shape[1])) if holder is None else holder
+                holder[rows] = found
+        return label, holder
 
     def _validate(self, epoch: int) -> None:
         current = self._copy()
         self._load_trained(self.averaged)
-        logits = self.logits(self.validation)
+        logits, _ = self.logits(self.validation)
         self._load_trained(current)
         matrix = metrics.confusion(self.validation.y, logits.argmax(1), logits.shape[1])
         loss = metrics.cross_entropy(self.validation.target, softmax(logits)).mean()

@@ -93,8 +93,8 @@ def tiny_config(tiny_base: Path):
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_config, small_data: Path) -> Path:
+    from stance.bundle import bundle_tensors, save_bundle
     from stance.corpus import load_corpus
-    from stance.model import bundle_tensors, save_bundle
     from stance.training import train
 
     run = tmp_path_factory.mktemp("run")

@@ -48,7 +48,7 @@ def _table(result: ArticlePrediction, show_all: bool) -> None:
 
     colour = {"optimistic": "green", "obstructive": "red", "conciliatory": "cyan", "none": "dim"}
     table = Table(show_edge=False, pad_edge=False)
-    for name in ("#", "label", "score"):
+    for name in ("#", "label", "score", "holder"):
         table.add_column(name, no_wrap=True)
     table.add_column("sentence")
     shown = result.sentences if show_all else result.stance_sentences
@@ -56,7 +56,11 @@ def _table(result: ArticlePrediction, show_all: bool) -> None:
     for s in shown:
         style = colour.get(s.label, "")
         table.add_row(
-            str(number[id(s)]), Text(s.label, style), f"{s.score:.2f}", Text(s.text, style)
+            str(number[id(s)]),
+            Text(s.label, style),
+            f"{s.score:.2f}",
+            s.holder or "",
+            Text(s.text, style),
         )
     console = Console(width=None if sys.stdout.isatty() else 120)
     if shown:
@@ -73,7 +77,10 @@ def _jsonl(result: ArticlePrediction, _: bool) -> None:
 def _csv(result: ArticlePrediction, _: bool) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     names = [f"score_{label}" for label in result.classes_]
-    writer.writerow(["index", "start", "end", "label", "score", *names, "text"])
+    holder = ["holder", "holder_score", "holder_span"]
+    writer.writerow(["index", "start", "end", "label", "score", *names, *holder, "text"])
     for index, s in enumerate(result.sentences):
         scores = [f"{p:.6f}" for p in s.scores.values()]
-        writer.writerow([index, s.start, s.end, s.label, f"{s.score:.6f}", *scores, s.text])
+        held = "" if s.holder_score is None else f"{s.holder_score:.6f}"
+        row = [index, s.start, s.end, s.label, f"{s.score:.6f}", *scores]
+        writer.writerow([*row, s.holder or "", held, s.holder_span, s.text])

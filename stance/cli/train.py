@@ -22,9 +22,9 @@ def main(argv: list[str]) -> int:
 def _task(config: TrainConfig, run_dir: Path) -> None:
     import torch
 
+    from stance.bundle import bundle_tensors, save_bundle
     from stance.classifier import load
     from stance.evaluation import evaluate
-    from stance.model import bundle_tensors, save_bundle
     from stance.report import learning_curve_figure, model_card, to_markdown, write_report
     from stance.training import train
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stance import BundleError, load
-from stance.model import bundle_tensors, load_bundle, save_bundle
+from stance.bundle import bundle_tensors, load_bundle, save_bundle
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "stance"
 ORDER = [
     *("labels", "errors", "records", "config", "segment", "rows", "corpus", "splits", "audit"),
-    *("prepare", "metrics", "agreement", "neutrality", "behaviour", "annotate", "encoder", "model"),
-    *("classifier", "baselines", "run", "training", "evaluation", "benchmark", "report", "cli"),
-    "__main__",
+    *("prepare", "metrics", "agreement", "neutrality", "behaviour", "annotate"),
+    *("encoder", "model", "bundle", "holders", "classifier", "baselines", "run", "training"),
+    *("evaluation", "benchmark", "report", "cli", "__main__"),
 ]
 
 
