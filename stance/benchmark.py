@@ -195,8 +195,10 @@ class Benchmark:
             dtype = getattr(torch, options.bundle_dtype)
             tensors = bundle_tensors(result.model, result.spec, dtype, options.bundle_rank)
             card = "Made by a benchmark.\n"
-            save_bundle(folder / "bundle", tensors, result.spec, result.tokenizer, card)
-            return load(folder / "bundle"), _size(folder / "bundle")
+            save_bundle(
+                folder / "bundle", tensors, result.spec, result.tokenizer, card, result.calibration
+            )
+            return load(path), _size(path)
         from stance import baselines
 
         corpus = load_for_training(self.config.data, seed)

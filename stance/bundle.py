@@ -14,12 +14,13 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Tokenizer
 
 from stance import __version__
+from stance.calibration import Calibration
 from stance.encoder import (
     PACKAGED,
     base_weights,
@@ -37,6 +38,16 @@ FORMAT_VERSION = 2
 _FILES = ("README.md", "bundle.json", "tokenizer.json", "weights.safetensors")
 _MAX_JSON_BYTES = 1_000_000
 _LEFT, _RIGHT = ".left", ".right"
+_CALIBRATION = "calibration."
+
+
+class Bundle(NamedTuple):
+    """What a bundle holds."""
+
+    model: StanceModel
+    spec: ModelSpec
+    tokenizer: Tokenizer
+    calibration: Calibration | None
 
 
 def bundle_tensors(
@@ -73,12 +84,18 @@ def save_bundle(
     spec: ModelSpec,
     tokenizer: Tokenizer,
     card: str,
+    calibration: Calibration | None = None,
 ) -> None:
     """Write a bundle; under its name there is only ever a complete one (see `replace_folder`)."""
     from safetensors.torch import save_file
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    if calibration is not None:
+        found = {f.name: getattr(calibration, f.name) for f in fields(calibration)}
+        kept = {_CALIBRATION + name: torch.from_numpy(array) for name, array in found.items()}
+        kept[_CALIBRATION + "proba"] = kept[_CALIBRATION + "proba"].float()
+        tensors = {**tensors, **kept}
     try:
         fresh.chmod(0o755)
         save_file(tensors, fresh / "weights.safetensors")
@@ -120,7 +137,7 @@ def _encoder_names(
     return {f"encoder.{k.removeprefix(prefix)}": v for k, v in tensors.items()}
 
 
-def load_bundle(folder: Path) -> tuple[StanceModel, ModelSpec, Tokenizer]:
+def load_bundle(folder: Path) -> Bundle:
     """Read a bundle after checking its files against the manifest.
 
     Raises
@@ -135,6 +152,7 @@ def load_bundle(folder: Path) -> tuple[StanceModel, ModelSpec, Tokenizer]:
     spec = _read_spec(folder)
     tensors = read_tensors(folder / "weights.safetensors")
     tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    calibration = _calibration(tensors, folder)
     state = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}
     if spec.base in PACKAGED:
         base = find_base(spec.base)
@@ -155,7 +173,25 @@ def load_bundle(folder: Path) -> tuple[StanceModel, ModelSpec, Tokenizer]:
     n_rows = model.encoder.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     if tokenizer.get_vocab_size() > n_rows:
         raise BundleError(f"{folder}: the tokenizer has more tokens than the model, {n_rows}")
-    return model, spec, tokenizer
+    return Bundle(model, spec, tokenizer, calibration)
+
+
+def _calibration(tensors: dict[str, torch.Tensor], folder: Path) -> Calibration | None:
+    """The calibration among the tensors, which loses it."""
+    found = {
+        k.removeprefix(_CALIBRATION): tensors.pop(k).numpy()
+        for k in list(tensors)
+        if k.startswith(_CALIBRATION)
+    }
+    if not found:
+        return None
+    try:
+        made = Calibration(**{**found, "proba": found["proba"].astype("float64")})
+        if not len(made.proba) == len(made.y) == len(made.group) or made.proba.ndim != 2:
+            raise ValueError("lengths differ")
+    except (KeyError, TypeError, ValueError) as err:
+        raise BundleError(f"{folder}: damaged calibration ({err})") from err
+    return made
 
 
 def _whole(

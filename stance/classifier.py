@@ -15,16 +15,18 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from stance.bundle import load_bundle
+from stance.calibration import Calibration, Share, label_shares
 from stance.config import resource_dir
 from stance.errors import BundleError, InputError, StanceWarning
 from stance.holders import best_span
-from stance.labels import NONE
+from stance.labels import ABSTAINED, NONE
 from stance.model import Encoded, InputBuilder, ModelSpec, StanceModel, collate
 from stance.records import ArticlePrediction, Prediction, Sentence
 from stance.segment import clean_text, split_sentences
 
 DEFAULT_MODEL = "minilm"
 _TOKENS_PER_BATCH = 4096
+_NOBODY = (None, None, "")
 
 
 class StanceClassifier:
@@ -34,25 +36,37 @@ class StanceClassifier:
     ----------
     classes_ : labels, in the column order of `predict_proba`.
     spec : what the model is.
+    calibration : its answers on its validation split; None where the bundle holds none.
     """
 
-    def __init__(self, model: StanceModel, spec: ModelSpec, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        model: StanceModel,
+        spec: ModelSpec,
+        tokenizer: Tokenizer,
+        calibration: Calibration | None = None,
+    ) -> None:
         self.spec = spec
+        self.calibration = calibration
         self.classes_ = spec.classes_
         self.device = next(model.parameters()).device
         self._model = model.eval()
         self._inputs = InputBuilder(tokenizer, spec)
 
     @overload
-    def predict(self, texts: str) -> Prediction: ...  # type: ignore[overload-overlap]
+    def predict(self, texts: str, *, abstain_below: float = 0.0) -> Prediction: ...  # type: ignore[overload-overlap]
     @overload
-    def predict(self, texts: Iterable[str]) -> list[Prediction]: ...
-    def predict(self, texts: str | Iterable[str]) -> Prediction | list[Prediction]:
+    def predict(self, texts: Iterable[str], *, abstain_below: float = 0.0) -> list[Prediction]: ...
+    def predict(
+        self, texts: str | Iterable[str], *, abstain_below: float = 0.0
+    ) -> Prediction | list[Prediction]:
         """Classify one sentence, or several independent ones.
 
         Parameters
         ----------
         texts : a string gives one `Prediction`; an iterable of strings gives a list, same order.
+        abstain_below : where the score is lower, the label is `abstained`; `threshold_for` gives
+            the score for a wanted error rate.
 
         Notes
         -----
@@ -64,7 +78,7 @@ class StanceClassifier:
         ------
         InputError : anything but strings.
         """
-        made = self._predictions(_as_texts(texts), None)
+        made = self._predictions(_as_texts(texts), None, abstain_below)
         return made[0] if isinstance(texts, str) else made
 
     def predict_in_context(
@@ -88,13 +102,43 @@ class StanceClassifier:
         rows = _as_texts(texts)
         return self._run(rows, None if context is None else _as_contexts(rows, context)).proba
 
-    def predict_article(self, article: str | Iterable[str]) -> ArticlePrediction:
+    def threshold_for(self, risk: float) -> float:
+        """The score from which on at most `risk` of the answers on validation were wrong.
+
+        Raises
+        ------
+        BundleError : the bundle holds no calibration.
+        InputError : no score is that safe.
+        """
+        return self._calibrated().threshold_for(risk)
+
+    def label_shares(self, articles: Sequence[ArticlePrediction]) -> dict[str, Share]:
+        """The share of each label in a set of articles, corrected for known errors.
+
+        See `stance.calibration.label_shares`.
+
+        Raises
+        ------
+        BundleError : the bundle holds no calibration.
+        InputError : no sentences.
+        """
+        return label_shares(articles, self._calibrated())
+
+    def _calibrated(self) -> Calibration:
+        if self.calibration is None:
+            raise BundleError("this bundle holds no calibration; train it anew with stance train")
+        return self.calibration
+
+    def predict_article(
+        self, article: str | Iterable[str], *, abstain_below: float = 0.0
+    ) -> ArticlePrediction:
         """Classify every sentence of an article, each read with its context.
 
         Parameters
         ----------
         article : plain text or HTML (site furniture is dropped), or the sentences in reading
             order, headline first where there is one; then as many come back.
+        abstain_below : as in `predict`.
 
         Raises
         ------
@@ -108,14 +152,18 @@ class StanceClassifier:
             rows, dropped = _as_texts(article), ()
             text, sentences = "\n".join(rows), _joined(rows)
         texts = [s.text for s in sentences]
-        made = self._predictions(texts, [texts[:i] for i in range(len(texts))])
+        context = [texts[:i] for i in range(len(texts))]
+        made = self._predictions(texts, context, abstain_below)
         placed = (
             replace(p, start=s.start, end=s.end) for p, s in zip(made, sentences, strict=True)
         )
         return ArticlePrediction(text, tuple(placed), self.classes_, dropped)
 
     def _predictions(
-        self, texts: Sequence[str], context: Sequence[Sequence[str]] | None
+        self,
+        texts: Sequence[str],
+        context: Sequence[Sequence[str]] | None,
+        abstain_below: float = 0.0,
     ) -> list[Prediction]:
         answers = self._run(texts, context)
         best = answers.proba.argmax(1)
@@ -131,16 +179,17 @@ class StanceClassifier:
                     stacklevel=3,
                 )
             proba = answers.proba[row].tolist()
+            score = proba[best[row]]
             made.append(
                 Prediction(
                     text,
-                    self.classes_[best[row]],
-                    proba[best[row]],
+                    self.classes_[best[row]] if score >= abstain_below else ABSTAINED,
+                    score,
                     dict(zip(self.classes_, proba, strict=True)),
                     None,
                     None,
                     item.is_truncated,
-                    *holders.get(row, (None, None, "")),
+                    *(holders.get(row, _NOBODY) if score >= abstain_below else _NOBODY),
                 )
             )
         return made
@@ -255,8 +304,8 @@ def load(model: str | Path | None = None, *, device: str = "auto") -> StanceClas
     with _lock:
         key = (folder, f"{device}:{(folder / 'manifest.json').stat().st_mtime_ns}")
         if key not in _loaded:
-            network, spec, tokenizer = load_bundle(folder)
-            _loaded[key] = StanceClassifier(network.to(device), spec, tokenizer)
+            found = load_bundle(folder)
+            _loaded[key] = StanceClassifier(*found._replace(model=found.model.to(device)))
         return _loaded[key]
 
 
@@ -272,14 +321,18 @@ def find_bundle(name: str) -> Path:
 
 
 @overload
-def predict(texts: str) -> Prediction: ...  # type: ignore[overload-overlap]
+def predict(texts: str, *, abstain_below: float = 0.0) -> Prediction: ...  # type: ignore[overload-overlap]
 @overload
-def predict(texts: Iterable[str]) -> list[Prediction]: ...
-def predict(texts: str | Iterable[str]) -> Prediction | list[Prediction]:
+def predict(texts: Iterable[str], *, abstain_below: float = 0.0) -> list[Prediction]: ...
+def predict(
+    texts: str | Iterable[str], *, abstain_below: float = 0.0
+) -> Prediction | list[Prediction]:
     """Classify sentences with the shipped default model; see `StanceClassifier.predict`."""
-    return load().predict(texts)
+    return load().predict(texts, abstain_below=abstain_below)
 
 
-def predict_article(article: str | Iterable[str]) -> ArticlePrediction:
+def predict_article(
+    article: str | Iterable[str], *, abstain_below: float = 0.0
+) -> ArticlePrediction:
     """Classify an article with the shipped default; see `StanceClassifier.predict_article`."""
-    return load().predict_article(article)
+    return load().predict_article(article, abstain_below=abstain_below)

@@ -3,6 +3,7 @@
 NONE = "none"
 STANCES = ("optimistic", "obstructive", "conciliatory")
 LABELS = (NONE, *STANCES)
+ABSTAINED = "abstained"  # an answer, never a label of data
 
 HOLDERS = (
     "russia",

@@ -116,6 +116,22 @@ def ece(y_true: ArrayLike, proba: Floats, n_bins: int = 10) -> float:
     return float((n * np.abs(confidence - right)).sum() / max(1, n.sum()))
 
 
+def risk_coverage(y_true: ArrayLike, proba: Floats) -> tuple[Floats, Floats, Floats]:
+    """What answering only above a threshold costs and saves, (n_thresholds,) each.
+
+    Coverage (share answered), risk (share of those that are wrong) and threshold (on the top
+    probability), for every threshold that occurs, from the highest on. Source: El-Yaniv and Wiener
+    2010.
+    """
+    confidence = proba.max(1)
+    order = np.argsort(-confidence, kind="stable")
+    is_wrong = (proba.argmax(1) != np.asarray(y_true))[order]
+    threshold = confidence[order]
+    last = np.append(np.flatnonzero(np.diff(threshold)), len(threshold) - 1)
+    n = np.arange(1, len(threshold) + 1)
+    return (n / len(n))[last], (np.cumsum(is_wrong) / n)[last], threshold[last]
+
+
 def bootstrap_weights(n_groups: int, n_resamples: int, seed: int) -> Floats:
     """How often each group is drawn, shape (n_resamples, n_groups); rows sum to n_groups."""
     rng = np.random.default_rng(seed)

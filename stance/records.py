@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from stance.errors import MissingPackageError
-from stance.labels import NONE
+from stance.labels import ABSTAINED, NONE
 
 if TYPE_CHECKING:
     import pandas
@@ -79,7 +79,7 @@ class Prediction:
     Attributes
     ----------
     text : the sentence as read.
-    label : the most probable label.
+    label : the most probable label, or `abstained` where that was asked for and its score is low.
     score : its calibrated probability, in [0, 1].
     scores : probability of every label; they sum to 1.
     start, end : character offsets into the article's text; None without an article.
@@ -102,6 +102,11 @@ class Prediction:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scores", MappingProxyType(dict(self.scores)))
+
+    @property
+    def label_of_scores(self) -> str:
+        """The most probable label, also where the model abstained."""
+        return max(self.scores, key=self.scores.__getitem__)
 
     def __reduce__(self) -> tuple[Any, ...]:
         fields = (self.text, self.label, self.score, dict(self.scores))
@@ -141,12 +146,12 @@ class ArticlePrediction:
     def counts(self) -> dict[str, int]:
         """Number of sentences by label, every label of the model present."""
         counted = Counter(s.label for s in self.sentences)
-        return {label: counted[label] for label in self.classes_}
+        return {label: counted[label] for label in self.classes_} | dict(counted)
 
     @property
     def stance_sentences(self) -> tuple[Prediction, ...]:
-        """The sentences whose label is not `none`."""
-        return tuple(s for s in self.sentences if s.label != NONE)
+        """The sentences whose label is neither `none` nor `abstained`."""
+        return tuple(s for s in self.sentences if s.label not in (NONE, ABSTAINED))
 
     def by_holder(self) -> dict[str, tuple[Prediction, ...]]:
         """The stance sentences of each holder, most frequent holder first."""

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from stance import metrics
+from stance.calibration import Calibration
 from stance.classifier import batches_by_tokens, softmax
 from stance.config import TrainConfig, TrainerConfig
 from stance.corpus import Corpus, require_classes
@@ -56,6 +57,7 @@ class TrainResult:
     model: StanceModel
     spec: ModelSpec
     tokenizer: Tokenizer
+    calibration: Calibration
     history: tuple[dict[str, Any], ...]
     elapsed_s: float
 
@@ -137,8 +139,11 @@ def train(config: TrainConfig, corpus: Corpus, run_dir: Path) -> TrainResult:
     device = _device(config.trainer.device)
     loop = Loop(config, model.to(device), train_set, validation, run)
     loop.run_to_end()
+    label, holder = loop.logits(validation)
     if config.trainer.calibrate:
-        spec = _calibrated(spec, *loop.logits(validation), validation)
+        spec = _calibrated(spec, label, holder, validation)
+    groups = np.unique(parts["validation"].groups, return_inverse=True)[1].astype(np.int64)
+    calibration = Calibration(softmax(label / spec.temperature), validation.y, groups)
     made = {
         "seed": config.seed,
         "trainer": asdict(config.trainer),
@@ -151,7 +156,9 @@ def train(config: TrainConfig, corpus: Corpus, run_dir: Path) -> TrainResult:
     }
     spec = replace(spec, training=made)
     history = tuple(loop.progress.history)
-    return TrainResult(model.cpu().eval(), spec, tokenizer, history, loop.progress.elapsed_s)
+    return TrainResult(
+        model.cpu().eval(), spec, tokenizer, calibration, history, loop.progress.elapsed_s
+    )
 
 
 def _calibrated(

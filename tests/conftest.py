@@ -100,5 +100,5 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_config, small_dat
     run = tmp_path_factory.mktemp("run")
     result = train(tiny_config, load_corpus(small_data), run)
     tensors = bundle_tensors(result.model, result.spec)
-    save_bundle(run / "bundle", tensors, result.spec, result.tokenizer, "card")
+    save_bundle(run / "bundle", tensors, result.spec, result.tokenizer, "card", result.calibration)
     return run / "bundle"

@@ -36,14 +36,14 @@ def _task(config: TrainConfig, run_dir: Path) -> None:
     dtype = getattr(torch, config.trainer.bundle_dtype)
     tensors = bundle_tensors(result.model, result.spec, dtype, config.trainer.bundle_rank)
     card = model_card(result.spec, None, command)
-    save_bundle(bundle, tensors, result.spec, result.tokenizer, card)
+    save_bundle(bundle, tensors, result.spec, result.tokenizer, card, result.calibration)
     written = [bundle, run_dir / "metrics.jsonl", run_dir / "learning_curves.png"]
     learning_curve_figure(result.history).savefig(written[-1], dpi=120)
     if config.evaluate_test:
         split = "test" if "test" in corpus.splits else "validation"
         report = evaluate(load(bundle), corpus, split=split, system=str(bundle), seed=config.seed)
         card = model_card(result.spec, report, command)
-        save_bundle(bundle, tensors, result.spec, result.tokenizer, card)
+        save_bundle(bundle, tensors, result.spec, result.tokenizer, card, result.calibration)
         print(to_markdown(report))
         written += write_report(report, run_dir / "evaluation")
     if config.example:

@@ -162,10 +162,14 @@ def test_no_such_model_lists_the_shipped_ones():
 
 
 def test_saving_and_loading_keeps_every_bit(bundle, tmp_path):
-    model, spec, tokenizer = load_bundle(bundle)
-    save_bundle(tmp_path / "again", bundle_tensors(model, spec), spec, tokenizer, "card")
-    model2, spec2, _ = load_bundle(tmp_path / "again")
+    model, spec, tokenizer, calibration = load_bundle(bundle)
+    save_bundle(
+        tmp_path / "again", bundle_tensors(model, spec), spec, tokenizer, "card", calibration
+    )
+    model2, spec2, _, calibration2 = load_bundle(tmp_path / "again")
     assert spec2 == spec
+    assert (calibration2.proba == calibration.proba).all()
+    assert (calibration2.group == calibration.group).all()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, model2.state_dict()[name]), name
 
@@ -181,13 +185,13 @@ def test_bundle_of_a_packaged_base_leaves_out_what_the_package_has(tiny_config, 
     tokenizer = load_tokenizer(base.folder)
     save_bundle(tmp_path / "b", bundle_tensors(model, spec), spec, tokenizer, "card")
     assert set(load_file(tmp_path / "b" / "weights.safetensors")) == {"head.bias", "head.weight"}
-    again, _, _ = load_bundle(tmp_path / "b")
+    again, *_ = load_bundle(tmp_path / "b")
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
 def test_saving_over_a_bundle_replaces_it(bundle):
-    model, spec, tokenizer = load_bundle(bundle)
+    model, spec, tokenizer, _ = load_bundle(bundle)
     save_bundle(bundle, bundle_tensors(model, spec), spec, tokenizer, "another card")
     assert (bundle / "README.md").read_text() == "another card"
     assert [p.name for p in bundle.parent.iterdir()] == ["bundle"]
@@ -208,7 +212,7 @@ def test_changes_of_low_rank_are_stored_thin_and_come_back(tmp_path):
     tensors = bundle_tensors(model, spec, rank=2)
     assert tensors["encoder.encoder.layer.0.intermediate.dense.weight.left"].shape[1] == 2
     save_bundle(tmp_path / "b", tensors, spec, load_tokenizer(base.folder), "card")
-    again, _, _ = load_bundle(tmp_path / "b")
+    again, *_ = load_bundle(tmp_path / "b")
     found = again.encoder.encoder.layer[0].intermediate.dense.weight
     assert torch.allclose(found, weight, atol=1e-5)
     del tensors["encoder.encoder.layer.0.intermediate.dense.weight.right"]

@@ -110,7 +110,7 @@ def test_a_model_learns_whose_stance_it_is_and_which_words_say_so(corpus, tiny_c
 
 
 def test_a_corpus_without_holders_gives_a_model_without_that_head(tiny_bundle):
-    _, spec, _ = load_bundle(tiny_bundle)
+    _, spec, *_ = load_bundle(tiny_bundle)
     assert spec.holders == ()
     assert StanceClassifier(*load_bundle(tiny_bundle)).predict("Talks stall.").holder is None
 

@@ -7,7 +7,17 @@ PACKAGE = Path(__file__).parents[2] / "stance"
 ORDER = [
     *("labels", "errors", "records", "config", "segment", "rows", "corpus", "splits", "audit"),
     *("prepare", "metrics", "agreement", "neutrality", "behaviour", "annotate"),
-    *("encoder", "model", "bundle", "holders", "classifier", "baselines", "run", "training"),
+    *(
+        "calibration",
+        "encoder",
+        "model",
+        "bundle",
+        "holders",
+        "classifier",
+        "baselines",
+        "run",
+        "training",
+    ),
     *("evaluation", "benchmark", "report", "cli", "__main__"),
 ]
 
