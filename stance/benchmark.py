@@ -29,9 +29,9 @@ from stance.evaluation import (
     align,
     choose_split,
     matrix_measures,
-    pairs_right,
     read_predictions,
     resampled_measures,
+    rulings_right,
 )
 from stance.neutrality import Classifier, neutrality
 from stance.prepare import load_for_training
@@ -54,7 +54,7 @@ class Row:
     p_against_best : Holm-corrected p of the difference in the leading measure to the best system;
         None for the best itself.
     slices : leading measure and count of parts of the data.
-    pairs : by ruling, share of minimal pairs with both sentences right.
+    rulings : by ruling, count and share right of minimal pairs (or single sentences).
     """
 
     system: str
@@ -64,7 +64,7 @@ class Row:
     by_seed: dict[int, float]
     p_against_best: float | None = None
     slices: dict[str, dict[str, tuple[int, float]]] = field(default_factory=dict)
-    pairs: dict[str, tuple[int, float]] = field(default_factory=dict)
+    rulings: dict[str, tuple[int, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -195,9 +195,8 @@ class Benchmark:
             dtype = getattr(torch, options.bundle_dtype)
             tensors = bundle_tensors(result.model, result.spec, dtype, options.bundle_rank)
             card = "Made by a benchmark.\n"
-            save_bundle(
-                folder / "bundle", tensors, result.spec, result.tokenizer, card, result.calibration
-            )
+            path = folder / "bundle"
+            save_bundle(path, tensors, result.spec, result.tokenizer, card, result.calibration)
             return load(path), _size(path)
         from stance import baselines
 
@@ -264,7 +263,7 @@ class Benchmark:
                     measures,
                     by_seed,
                     slices=self._slices(corpus, y_preds, of),
-                    pairs=_pairs(corpus, y_preds),
+                    rulings=_rulings(corpus, y_preds),
                 )
             )
         compared = [r for r in rows if self.config.systems[r.system].kind != "annotator"]
@@ -360,10 +359,10 @@ def _write_predictions(path: Path, corpus: Corpus, proba: Floats) -> None:
     write_atomically(path, "".join(lines))
 
 
-def _pairs(corpus: Corpus, y_preds: Sequence[NDArray[np.int64]]) -> dict[str, tuple[int, float]]:
-    each = [pairs_right(corpus, p) for p in y_preds]
+def _rulings(corpus: Corpus, y_preds: Sequence[NDArray[np.int64]]) -> dict[str, tuple[int, float]]:
+    each = [rulings_right(corpus, p) for p in y_preds]
     return {
-        ruling: (int(found["n_pairs"]), float(np.mean([e[ruling]["both_right"] for e in each])))
+        ruling: (int(found["n"]), float(np.mean([e[ruling]["right"] for e in each])))
         for ruling, found in each[0].items()
     }
 

@@ -49,8 +49,9 @@ class EvaluationReport:
     confusion : rows true, columns predicted, in the order of `classes_`.
     reliability : confidence, accuracy and count of ten equal-width bins.
     slices : measures of parts of the data, by field and value.
-    pairs : by ruling, how many minimal pairs and the share of which every sentence is right; empty
-        where the data names no rulings.
+    rulings : by ruling, how many minimal pairs (or single sentences) and the share that is wholly
+        right; empty where the data names no rulings.
+    risk_coverage : share of answers kept, the least score among them, share of them that is wrong.
     neutrality : what swapping the belligerents' names changes (`stance.neutrality`); None where no
         model was run, or nobody is named.
     holders : how often the holder is right (`holders_right`); None where unknown.
@@ -67,7 +68,8 @@ class EvaluationReport:
     confusion: list[list[int]]
     reliability: dict[str, list[float]]
     slices: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
-    pairs: dict[str, dict[str, float]] = field(default_factory=dict)
+    rulings: dict[str, dict[str, float]] = field(default_factory=dict)
+    risk_coverage: list[dict[str, float]] = field(default_factory=list)
     neutrality: dict[str, Any] | None = None
     holders: dict[str, float] | None = None
 
@@ -216,7 +218,8 @@ def report_on(
             "n": n.tolist(),
         },
         slices=_slices(corpus, y_pred),
-        pairs=pairs_right(corpus, y_pred),
+        rulings=rulings_right(corpus, y_pred),
+        risk_coverage=_risk_coverage(corpus, proba),
     )
 
 
@@ -300,18 +303,31 @@ def _slices(corpus: Corpus, y_pred: NDArray[np.int64]) -> dict[str, dict[str, di
     return slices
 
 
-def pairs_right(corpus: Corpus, y_pred: NDArray[np.int64]) -> dict[str, dict[str, float]]:
-    """By ruling, and in `all`: number of minimal pairs, share of which every sentence is right."""
+def rulings_right(corpus: Corpus, y_pred: NDArray[np.int64]) -> dict[str, dict[str, float]]:
+    """By ruling, and in `all`: number of minimal pairs, share of which every sentence is right.
+
+    A sentence that belongs to no pair counts as one of its own.
+    """
     right: dict[str, dict[str, bool]] = defaultdict(dict)
     for sentence, is_right in zip(corpus.sentences, corpus.y == y_pred, strict=True):
         article = corpus.articles[sentence.article_id]
         if article.ruling:
-            for pairs in (right["all"], right[article.ruling]):
-                pairs[article.event] = pairs.get(article.event, True) and bool(is_right)
+            unit = article.event or f"{sentence.article_id}:{sentence.index}"
+            for units in (right["all"], right[article.ruling]):
+                units[unit] = units.get(unit, True) and bool(is_right)
     return {
-        ruling: {"n_pairs": len(pairs), "both_right": float(np.mean(list(pairs.values())))}
-        for ruling, pairs in right.items()
+        ruling: {"n": len(units), "right": float(np.mean(list(units.values())))}
+        for ruling, units in right.items()
     }
+
+
+def _risk_coverage(corpus: Corpus, proba: Floats) -> list[dict[str, float]]:
+    coverage, risk, threshold = metrics.risk_coverage(corpus.y, proba)
+    rows = [int(np.searchsorted(coverage, c - 1e-9)) for c in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)]
+    return [
+        {"coverage": float(coverage[r]), "score": float(threshold[r]), "risk": float(risk[r])}
+        for r in rows
+    ]
 
 
 def read_predictions(path: Path, corpus: Corpus) -> Floats:

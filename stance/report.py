@@ -79,14 +79,21 @@ def to_markdown(report: EvaluationReport) -> str:
             f"## By {name}",
             markdown_table([name, *columns], [[v, *f.values()] for v, f in values.items()]),
         ]
-    if report.pairs:
+    if report.rulings:
         parts += [
-            "## Minimal pairs by ruling",
+            "## Minimal pairs (or single sentences) by ruling",
             markdown_table(
-                ["ruling", "pairs", "both right"],
-                [[ruling, *found.values()] for ruling, found in report.pairs.items()],
+                ["ruling", "n", "wholly right"],
+                [[ruling, *found.values()] for ruling, found in report.rulings.items()],
             ),
         ]
+    parts += [
+        "## Abstaining below a score",
+        markdown_table(
+            ["answers kept", "least score", "wrong among them"],
+            [list(row.values()) for row in report.risk_coverage],
+        ),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -206,14 +213,14 @@ def benchmark_markdown(report: BenchmarkReport) -> str:
                     [[v, n, *(r.slices[name][v][1] for r in rows)] for v, (n, _) in values.items()],
                 )
             )
-        if rows and rows[0].pairs:
-            header = ["pairs with both right", "pairs", *(r.system for r in rows)]
+        if rows and rows[0].rulings:
+            header = ["wholly right by ruling", "n", *(r.system for r in rows)]
             parts.append(
                 markdown_table(
                     header,
                     [
-                        [ruling, n, *(r.pairs[ruling][1] for r in rows)]
-                        for ruling, (n, _) in rows[0].pairs.items()
+                        [ruling, n, *(r.rulings[ruling][1] for r in rows)]
+                        for ruling, (n, _) in rows[0].rulings.items()
                     ],
                 )
             )

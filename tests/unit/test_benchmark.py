@@ -95,7 +95,7 @@ def test_pairs_count_only_where_both_sentences_are_right(config, tmp_path):
     config.tests = {"pairs": EvaluationSetConfig(path=str(pairs))}
     config.systems = {"majority": SystemConfig(kind="majority")}
     row = Benchmark(config, {}, tmp_path).run().rows[0]
-    assert row.pairs == {"all": (4, 0.0), "r": (4, 0.0)}
+    assert row.rulings == {"all": (4, 0.0), "r": (4, 0.0)}
     assert row.measures["accuracy"].value == 0.5
 
 
