@@ -29,11 +29,11 @@ from stance.evaluation import (
     align,
     choose_split,
     matrix_measures,
-    read_predictions,
     resampled_measures,
     rulings_right,
 )
 from stance.neutrality import Classifier, neutrality
+from stance.predictions import read_predictions, write_predictions
 from stance.prepare import load_for_training
 from stance.run import write_atomically
 
@@ -153,7 +153,7 @@ class Benchmark:
         cell: dict[str, Any] = {"system": name, "seed": seed}
         if system.kind in ("annotator", "predictions"):
             for test, corpus in self.tests.items():
-                _write_predictions(folder / f"{test}.jsonl", corpus, _given(system, corpus))
+                write_predictions(folder / f"{test}.jsonl", corpus, _given(system, corpus))
         else:
             started = time.monotonic()
             model, size = self._make(name, seed, folder)
@@ -165,7 +165,7 @@ class Benchmark:
             for test, corpus in self.tests.items():
                 proba = model.predict_proba(corpus.texts, corpus.contexts())
                 proba = align(proba, model.classes_, corpus)
-                _write_predictions(folder / f"{test}.jsonl", corpus, proba)
+                write_predictions(folder / f"{test}.jsonl", corpus, proba)
                 n += len(corpus)
             cell["sentences_per_s"] = n / (time.monotonic() - started)
             if self.config.behaviour:
@@ -342,21 +342,6 @@ def _given(system: SystemConfig, corpus: Corpus) -> Floats:
             )
         proba[row, column[vote.label]] = 1.0
     return proba
-
-
-def _write_predictions(path: Path, corpus: Corpus, proba: Floats) -> None:
-    lines = []
-    for sentence, row in zip(corpus.sentences, proba, strict=True):
-        scores = {c: round(float(p), 6) for c, p in zip(corpus.classes_, row, strict=True)}
-        label = corpus.classes_[int(row.argmax())]
-        found = {
-            "article_id": sentence.article_id,
-            "index": sentence.index,
-            "label": label,
-            "scores": scores,
-        }
-        lines.append(json.dumps(found, ensure_ascii=False) + "\n")
-    write_atomically(path, "".join(lines))
 
 
 def _rulings(corpus: Corpus, y_preds: Sequence[NDArray[np.int64]]) -> dict[str, tuple[int, float]]:

@@ -25,6 +25,7 @@ from stance.records import ArticlePrediction, Prediction, Sentence
 from stance.segment import clean_text, split_sentences
 
 DEFAULT_MODEL = "minilm"
+_ALIASES = {"default": DEFAULT_MODEL, "accurate": "mpnet"}
 _TOKENS_PER_BATCH = 4096
 _NOBODY = (None, None, "")
 
@@ -291,7 +292,8 @@ def load(model: str | Path | None = None, *, device: str = "auto") -> StanceClas
 
     Parameters
     ----------
-    model : folder of a bundle, or name of a shipped one; None for the shipped default.
+    model : folder of a bundle, or name of a shipped one (`accurate` is `mpnet`); None for the
+        shipped default.
     device : `cpu`, `cuda`, or `auto` for a GPU where there is one.
 
     Raises
@@ -311,7 +313,8 @@ def load(model: str | Path | None = None, *, device: str = "auto") -> StanceClas
 
 def find_bundle(name: str) -> Path:
     """The folder of a bundle: as given, in a run's folder, or shipped; `BundleError` if none."""
-    for folder in (Path(name), Path(name) / "bundle", resource_dir("models") / name):
+    shipped_name = _ALIASES.get(name, name)
+    for folder in (Path(name), Path(name) / "bundle", resource_dir("models") / shipped_name):
         if (folder / "manifest.json").is_file():
             return folder.resolve()
     if Path(name).is_dir():

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from stance.errors import DataError
 from stance.labels import NONE, STANCES, is_stance_set
 from stance.neutrality import Classifier, neutrality
 from stance.records import Prediction
-from stance.rows import read_rows, short
 from stance.splits import words
 
 Floats = NDArray[np.float64]
@@ -328,39 +326,3 @@ def _risk_coverage(corpus: Corpus, proba: Floats) -> list[dict[str, float]]:
         {"coverage": float(coverage[r]), "score": float(threshold[r]), "risk": float(risk[r])}
         for r in rows
     ]
-
-
-def read_predictions(path: Path, corpus: Corpus) -> Floats:
-    """Probabilities of a predictions file for every sentence of a corpus.
-
-    The file (.jsonl, or .csv without scores) has article_id, index, label and, optionally, scores
-    (an object over all labels).
-
-    Raises
-    ------
-    DataError : a line that is not understood, or a sentence without prediction.
-    """
-    column = {c: i for i, c in enumerate(corpus.classes_)}
-    found: dict[tuple[str, int], Floats] = {}
-    for number, row in read_rows(path):
-        try:
-            key = (str(row["article_id"]), int(row["index"]))
-            scores = row.get("scores") or {row["label"]: 1.0}
-            proba = np.zeros(len(column))
-            for label, score in scores.items():
-                proba[column[label]] = float(score)
-        except (ValueError, KeyError, TypeError, AttributeError) as err:
-            raise DataError(
-                f"{path}:{number}: {err!r} in {short(row)}; expected article_id, index, label "
-                f"(one of {', '.join(column)}) and optionally scores"
-            ) from err
-        if key in found:
-            raise DataError(f"{path}:{number}: a second prediction for {key[0]}:{key[1]}")
-        if not np.isfinite(proba).all() or proba.min() < 0 or proba.sum() <= 0:
-            raise DataError(f"{path}:{number}: scores must be probabilities, got {scores}")
-        found[key] = proba / proba.sum()
-    try:
-        return np.array([found[(s.article_id, s.index)] for s in corpus.sentences])
-    except KeyError as err:
-        article_id, index = err.args[0]
-        raise DataError(f"{path}: no prediction for sentence {article_id}:{index}") from err

@@ -21,10 +21,11 @@ from safetensors.torch import save_file
 
 from stance.bundle import replace_folder
 from stance.classifier import find_bundle, load
-from stance.config import TrainConfig
+from stance.config import TrainConfig, find_data
 from stance.corpus import Corpus
 from stance.encoder import read_tensors, sha256_of
 from stance.errors import ConfigError
+from stance.predictions import read_predictions
 
 # What may differ between the start of a run and its resumption.
 _NOT_IDENTITY = ("resume", "name", "output_dir", "example", "evaluate_test")
@@ -54,9 +55,7 @@ class Run:
         asked = {k: v for k, v in asdict(config).items() if k not in _NOT_IDENTITY}
         asked["data_sha256"] = data_sha256
         self.teachers = config.trainer.teachers
-        asked["teachers_sha256"] = [
-            sha256_of(find_bundle(t) / "manifest.json") for t in self.teachers
-        ]
+        asked["teachers_sha256"] = [sha256_of(_teacher_file(t)) for t in self.teachers]
         path = folder / "config.json"
         if self.checkpoint() and not config.resume:
             if not (folder / "bundle" / "manifest.json").is_file():
@@ -133,11 +132,22 @@ class Run:
 
 def taught_by(teacher: str, corpus: Corpus) -> NDArray[np.float64]:
     """Probabilities of one teacher, columns as the corpus's labels."""
+    if teacher.endswith(".jsonl"):
+        return read_predictions(find_data(teacher), corpus)
     model = load(teacher)
     if set(model.classes_) != set(corpus.classes_):
         raise ConfigError(f"teacher {teacher} knows {model.classes_}, not {corpus.classes_}")
     proba = model.predict_proba(corpus.texts, corpus.contexts())
     return proba[:, [model.classes_.index(c) for c in corpus.classes_]]
+
+
+def _teacher_file(teacher: str) -> Path:
+    if teacher.endswith(".jsonl"):
+        path = find_data(teacher)
+        if not path.is_file():
+            raise ConfigError(f"trainer.teachers: no predictions file {teacher}")
+        return path
+    return find_bundle(teacher) / "manifest.json"
 
 
 def write_atomically(path: Path, text: str) -> None:

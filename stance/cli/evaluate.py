@@ -7,7 +7,8 @@ from pathlib import Path
 from stance.cli import _hydra
 from stance.config import EvaluateConfig, find_data
 from stance.corpus import load_corpus
-from stance.evaluation import choose_split, evaluate, read_predictions, report_on
+from stance.evaluation import choose_split, evaluate, report_on
+from stance.predictions import read_predictions
 from stance.report import to_markdown, write_report
 
 

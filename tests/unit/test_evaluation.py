@@ -6,7 +6,8 @@ from sklearn import metrics as sk
 
 from stance import DataError, load
 from stance.corpus import load_corpus
-from stance.evaluation import evaluate, read_predictions, report_on
+from stance.evaluation import evaluate, report_on
+from stance.predictions import read_predictions
 from stance.report import markdown_table, to_markdown, write_report
 from tests.conftest import small_rows, write_jsonl
 

@@ -4,22 +4,11 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "stance"
-ORDER = [
-    *("labels", "errors", "records", "config", "segment", "rows", "corpus", "splits", "audit"),
-    *("prepare", "metrics", "agreement", "neutrality", "behaviour", "annotate"),
-    *(
-        "calibration",
-        "encoder",
-        "model",
-        "bundle",
-        "holders",
-        "classifier",
-        "baselines",
-        "run",
-        "training",
-    ),
-    *("evaluation", "benchmark", "report", "cli", "__main__"),
-]
+ORDER = """
+    labels errors records config segment rows corpus splits predictions audit prepare metrics
+    agreement neutrality behaviour annotate calibration encoder model bundle holders classifier
+    baselines run training evaluation benchmark report cli __main__
+""".split()
 
 
 def test_modules_import_only_from_above_in_the_house_order():

@@ -9,7 +9,8 @@ import torch
 from stance import ConfigError, DataError, load
 from stance.corpus import load_corpus
 from stance.encoder import read_tensors
-from stance.run import Run
+from stance.predictions import write_predictions
+from stance.run import Run, taught_by
 from stance.training import class_weights, fit_temperature, train
 from tests.conftest import small_rows, write_jsonl
 
@@ -141,6 +142,8 @@ def test_a_student_learns_its_teachers_probabilities(
     part = corpus.split("train")
     expected = load(tiny_bundle).predict_proba(part.texts, part.contexts())
     assert proba == pytest.approx(expected)
+    write_predictions(tmp_path / "teacher.jsonl", part, expected)
+    assert taught_by(str(tmp_path / "teacher.jsonl"), part) == pytest.approx(expected, abs=1e-5)
     config.trainer.teacher_weight = 0.0
     untaught = train(config, corpus, tmp_path / "untaught")
     assert same(untaught, train(tiny_config, corpus, tmp_path / "plain"))
