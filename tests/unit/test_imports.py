@@ -4,11 +4,38 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "stance"
-ORDER = """
-    labels errors records config segment rows corpus splits predictions audit prepare metrics
-    agreement neutrality behaviour annotate calibration encoder model bundle holders classifier
-    baselines run training evaluation benchmark report cli __main__
-""".split()
+ORDER = [
+    "labels",
+    "errors",
+    "records",
+    "config",
+    "segment",
+    "rows",
+    "corpus",
+    "splits",
+    "predictions",
+    "audit",
+    "prepare",
+    "metrics",
+    "agreement",
+    "neutrality",
+    "behaviour",
+    "annotate",
+    "calibration",
+    "encoder",
+    "model",
+    "bundle",
+    "holders",
+    "classifier",
+    "baselines",
+    "run",
+    "training",
+    "evaluation",
+    "benchmark",
+    "report",
+    "cli",
+    "__main__",
+]
 
 
 def test_modules_import_only_from_above_in_the_house_order():
