@@ -37,6 +37,7 @@ class DataConfig:
     validation_share: float = 0.15
     test_share: float = 0.0
     train_share: float = 1.0
+    made: str = ""
     allow_leakage: bool = False
 
 

@@ -26,7 +26,7 @@ def load_for_training(data: DataConfig, seed: int) -> Corpus:
     corpus = with_splits(
         corpus, {"validation": data.validation_share, "test": data.test_share}, seed
     )
-    corpus = with_train_share(corpus, data.train_share, seed)
+    corpus = with_train_share(corpus, data.train_share, seed, data.made)
     for extra in data.extra_train:
         corpus = with_extra_train(corpus, load_corpus(find_data(extra)))
     if leakage := find_leakage(corpus):

@@ -102,15 +102,24 @@ def with_splits(corpus: Corpus, shares: Mapping[str, float], seed: int) -> Corpu
     return replace(corpus, articles=articles)
 
 
-def with_train_share(corpus: Corpus, share: float, seed: int) -> Corpus:
+def with_train_share(corpus: Corpus, share: float, seed: int, made: str = "") -> Corpus:
     """The corpus with only a share of its train articles, drawn by `seed`; other splits stay.
 
-    A smaller draw is part of every larger one, as a learning curve needs it.
+    A smaller draw is part of every larger one, as a learning curve needs it. With `made`, only
+    train articles made in that way are drawn from.
+
+    Raises
+    ------
+    DataError : no train article was made so.
     """
     train = [a.article_id for a in corpus.articles.values() if a.split == "train"]
-    n_kept = max(1, round(share * len(train)))
-    order = np.random.default_rng(seed).permutation(len(train))
-    return corpus.subset(set(corpus.articles) - {train[i] for i in order[n_kept:]})
+    wanted = [k for k in train if corpus.articles[k].made == made] if made else train
+    if train and not wanted:
+        raise DataError(f"{corpus.path}: no train article with made={made!r}")
+    n_kept = max(1, round(share * len(wanted)))
+    order = np.random.default_rng(seed).permutation(len(wanted))
+    kept = {wanted[i] for i in order[:n_kept]}
+    return corpus.subset(set(corpus.articles) - (set(train) - kept))
 
 
 def with_extra_train(corpus: Corpus, extra: Corpus) -> Corpus:

@@ -3,7 +3,7 @@ import pytest
 from stance import DataError
 from stance.audit import audit, find_leakage
 from stance.corpus import load_corpus
-from stance.splits import near_copies, with_splits
+from stance.splits import near_copies, with_splits, with_train_share
 from tests.conftest import small_rows, write_jsonl
 
 LONG = "The two delegations met again in Geneva on Sunday and agreed on nothing at all of note."
@@ -87,3 +87,22 @@ def test_audit_asks_for_holder_and_certainty_where_holders_are_coded(tmp_path):
     assert not any("holder" in f for f in audit(corpus_of(tmp_path, rows)).faults)
     del stance[0]["certainty"]
     assert any("without holder or certainty" in f for f in audit(corpus_of(tmp_path, rows)).faults)
+
+
+def test_a_share_of_train_is_part_of_every_larger_share_and_leaves_other_splits(tmp_path):
+    rows = [
+        {**r, "made": "retold" if r["article_id"] < "a020" else "composed"} for r in small_rows(40)
+    ]
+    corpus = load_corpus(write_jsonl(tmp_path / "d.jsonl", rows))
+    parts = [
+        set(with_train_share(corpus, share, seed=5).split("train").articles)
+        for share in (0.2, 0.5, 1)
+    ]
+    assert parts[0] < parts[1] < parts[2]
+    assert [len(p) for p in parts] == [4, 10, 20]
+    small = with_train_share(corpus, 0.2, seed=5)
+    assert set(small.split("test").articles) == set(corpus.split("test").articles)
+    composed = with_train_share(corpus, 1, seed=5, made="composed").split("train")
+    assert {a.made for a in composed.articles.values()} == {"composed"}
+    with pytest.raises(DataError, match="made='typed'"):
+        with_train_share(corpus, 1, seed=5, made="typed")
