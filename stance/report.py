@@ -329,6 +329,8 @@ def model_card(spec: ModelSpec, report: EvaluationReport | None, command: str) -
     if spec.n_context or spec.has_headline:
         headline = " and the headline" if spec.has_headline else ""
         read = f"a sentence with the {spec.n_context} sentences before it{headline}"
+    teachers = made.get("trainer", {}).get("teachers")
+    taught = f"Learnt the answers of {', '.join(teachers)} as well.\n" if teachers else ""
     figures = "Not evaluated yet."
     if report is not None:
         figures = (
@@ -352,7 +354,7 @@ pipeline_tag: text-classification
 
 Fine-tuned from `{spec.base}` on {made.get("n_train_sentences", "?")} sentences, stopped on
 {made.get("n_validation_sentences", "?")} validation sentences, epoch {made.get("best_epoch", "?")}.
-Reads {read}, at most {spec.max_length_tokens} tokens.
+{taught}Reads {read}, at most {spec.max_length_tokens} tokens.
 
 ## Figures
 
