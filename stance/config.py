@@ -144,7 +144,11 @@ class EvaluationSetConfig:
 
 @dataclass
 class BenchmarkConfig:
-    """`stance benchmark`."""
+    """`stance benchmark`.
+
+    `systems` and `tests` map names to settings of `SystemConfig` and `EvaluationSetConfig`; plain
+    mappings, as a command line gives them, are turned into those.
+    """
 
     name: str = "benchmark"
     seeds: list[int] = field(default_factory=lambda: [13])
@@ -153,8 +157,31 @@ class BenchmarkConfig:
     behaviour: bool = True
     output_dir: str = "runs/${name}"
     data: DataConfig = field(default_factory=DataConfig)
-    systems: dict[str, SystemConfig] = field(default_factory=dict)
-    tests: dict[str, EvaluationSetConfig] = field(default_factory=dict)
+    systems: dict[str, Any] = field(default_factory=dict)
+    tests: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.systems = _typed(SystemConfig, self.systems, "systems")
+        self.tests = _typed(EvaluationSetConfig, self.tests, "tests")
+
+
+def _typed(kind: type, given: Any, where: str) -> Any:
+    """Mappings as settings of a kind; anything but a dict of them is left alone."""
+    if not isinstance(given, dict):
+        return given
+    known = {f.name for f in fields(kind)}
+    made = {}
+    for name, value in given.items():
+        if isinstance(value, dict):
+            if odd := sorted(set(value) - known):
+                raise ConfigError(
+                    f"{where}.{name}.{odd[0]} is unknown; expected {', '.join(sorted(known))}"
+                )
+            value = kind(**value)
+        if not isinstance(value, kind):
+            raise ConfigError(f"{where}.{name} is {value!r}; expected {', '.join(sorted(known))}")
+        made[name] = value
+    return made
 
 
 _RANGES: dict[str, tuple[float, float]] = {

@@ -28,7 +28,7 @@ def test_help_names_every_command(tmp_path):
     out = stance("--help", cwd=tmp_path).stdout.decode()
     assert all(name in out for name in COMMANDS)
     assert b"unknown command" in stance("tarin", cwd=tmp_path, code=2).stderr
-    for name in ("train", "evaluate"):
+    for name in ("train", "evaluate", "benchmark"):
         assert f"usage: stance {name}".encode() in stance(name, "--help", cwd=tmp_path).stdout
     assert list(tmp_path.iterdir()) == []
 
@@ -250,3 +250,34 @@ def test_users_add_their_own_configs(tiny_base, small_data, tmp_path):
     )
     config = json.loads((tmp_path / "runs/train/config.json").read_text())
     assert config["trainer"]["num_train_epochs"] == 1
+
+
+def test_benchmark_trains_compares_resumes_and_says_what_failed(
+    tiny_base, small_data, tiny_bundle, tmp_path
+):
+    config = tmp_path / "conf" / "experiment"
+    config.mkdir(parents=True)
+    (config / "mine.yaml").write_text(
+        "# @package _global_\n"
+        "name: mine\nseeds: [1]\nn_resamples: 50\n"
+        "systems:\n"
+        "  majority: {kind: majority}\n"
+        "  tiny:\n"
+        f"    overrides: ['model.base={tiny_base}', trainer=smoke, trainer.train_batch_size=8]\n"
+        f"  bundle: {{kind: bundle, source: '{tiny_bundle}'}}\n"
+        f"tests:\n  held_out: {{path: '{small_data}', split: test}}\n"
+    )
+    options = ("--config-dir", tmp_path / "conf", "experiment=mine", f"data={small_data}")
+    done = stance("benchmark", *options, cwd=tmp_path)
+    table = done.stdout.decode()
+    assert all(f"| {name} |" in table for name in ("majority", "tiny", "bundle"))
+    out = tmp_path / "runs" / "mine"
+    assert {p.suffix for p in out.glob("benchmark.*")} >= {".json", ".md", ".html", ".svg"}
+    again = stance("benchmark", *options, cwd=tmp_path)
+    assert again.stdout == done.stdout and b"cell" not in again.stderr
+    broken = stance(
+        "benchmark", *options, "+systems.gone={kind: bundle, source: x}",
+        cwd=tmp_path, code=1,
+    )  # fmt: skip
+    assert "gone/1: no model 'x'" in broken.stdout.decode()
+    assert "| tiny |" in broken.stdout.decode()
