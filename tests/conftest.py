@@ -102,3 +102,14 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_config, small_dat
     tensors = bundle_tensors(result.model, result.spec)
     save_bundle(run / "bundle", tensors, result.spec, result.tokenizer, "card", result.calibration)
     return run / "bundle"
+
+
+def train_config(*overrides: str):
+    """The settings of `stance train` with some overrides."""
+    from hydra import initialize_config_dir
+
+    from stance.cli._hydra import compose_train
+    from stance.config import config_dir
+
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return compose_train(list(overrides))
