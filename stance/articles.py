@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -370,34 +369,48 @@ def _lines(file: InputFile) -> Iterator[_Lines]:
 
 
 def _parquet_rows(file: InputFile, begin: Position, fields: Fields) -> Iterator[_Row]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    with _damage_named(), pq.ParquetFile(file.path, buffer_size=2**20, pre_buffer=False) as source:
+        _demand(fields.text, source.schema_arrow.names)
+        names = [n for n in (fields.text, fields.article_id) if n in source.schema_arrow.names]
+        n_rows, last = source.metadata.num_rows, 0
+        for group in range(source.num_row_groups):
+            first, last = last + 1, last + source.metadata.row_group(group).num_rows
+            if last < first or last <= begin.row:
+                continue
+            for number, found in _group_rows(source, group, names, range(first, last + 1)):
+                if number > begin.row:
+                    end = file.size * number // n_rows
+                    fault = found if isinstance(found, str) else ""
+                    yield _Row(number, end, {} if isinstance(found, str) else found, fault)
+
+
+def _group_rows(
+    source: pq.ParquetFile, group: int, names: Sequence[str], numbers: range
+) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Number and cells of each row of a group, or its fault; a damaged group ends with one."""
+    number = numbers[0] - 1
     try:
-        with pq.ParquetFile(file.path, buffer_size=2**20, pre_buffer=False) as source:
-            n_rows = max(1, source.metadata.num_rows)
-            for number, row in enumerate(_stored(source, begin.row, fields), begin.row + 1):
-                end = file.size * number // n_rows
-                yield _Row(number, end, {}, row) if isinstance(row, str) else _Row(number, end, row)
+        with _damage_named():
+            for batch in source.iter_batches(_ROWS_PER_BATCH, [group], names, use_threads=False):
+                for cells in _cells(batch, names):
+                    number += 1
+                    yield number, cells
+    except DataError as err:
+        yield numbers[-1], f"rows {number + 1} to {numbers[-1]}: {err}"
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
     except (pa.ArrowException, OSError) as err:
         if getattr(err, "errno", None):
             raise
         raise DataError(f"damaged Parquet file ({short(err)}); write it anew") from err
-
-
-def _stored(source: pq.ParquetFile, start: int, fields: Fields) -> Iterator[dict[str, Any] | str]:
-    """Text and id of each row from number `start` on, or what is wrong with it."""
-    _demand(fields.text, source.schema_arrow.names)
-    names = [n for n in (fields.text, fields.article_id) if n in source.schema_arrow.names]
-    sizes = [source.metadata.row_group(i).num_rows for i in range(source.num_row_groups)]
-    first = 0
-    while first < len(sizes) and start >= sizes[first]:
-        start -= sizes[first]
-        first += 1
-    if first < len(sizes):
-        groups = range(first, len(sizes))
-        batches = source.iter_batches(_ROWS_PER_BATCH, groups, names, use_threads=False)
-        yield from islice((row for batch in batches for row in _cells(batch, names)), start, None)
 
 
 def _cells(batch: pa.RecordBatch, names: Sequence[str]) -> Iterator[dict[str, Any] | str]:
