@@ -44,6 +44,7 @@ from stance.segment import SegmentedText
 
 SHARD_SENTENCES = 20_000
 _WINDOW_SENTENCES = 4096
+_CHARS_PER_SENTENCE = 1000
 _MANIFEST, _INPUTS, _REJECTS = "manifest.json", "inputs.jsonl", "rejects.jsonl"
 _KEY = b"stance"
 
@@ -118,7 +119,8 @@ def score_archive(
     text_field, id_field : columns of the tables. An article without id gets
         ``<file name>:<row>``, a text or HTML file its name.
     abstain_below : as in `StanceClassifier.predict`.
-    shard_sentences : a shard ends with the article that brings it to so many sentences.
+    shard_sentences : a shard ends with the article that brings it to so many sentences, or to a
+        thousand times as many characters.
     show_progress : whether to show a progress bar on standard error.
 
     Raises
@@ -200,6 +202,7 @@ class _Run:
         self._rejects = folder.open_rejects(self.state)
         self._window: list[tuple[FoundArticle, SegmentedText]] = []
         self._rows: list[pa.RecordBatch] = []
+        self._n_window = self._n_shard = 0
         self._started = time.monotonic() - self.state.seconds
 
     def __enter__(self) -> _Run:
@@ -233,14 +236,18 @@ class _Run:
         try:
             if article.fault:
                 raise DataError(article.fault)
-            self._window.append((article, split_article(article.text)))
+            split = split_article(article.text)
         except DataError as err:
             self._reject(article, str(err))
-        n_window = sum(len(split.sentences) for _, split in self._window)
-        n_missing = self._shard_sentences - sum(map(len, self._rows))
-        if n_window >= min(_WINDOW_SENTENCES, n_missing):
+            return
+        self._window.append((replace(article, text=""), split))
+        size = max(len(split.sentences), len(split.text) // _CHARS_PER_SENTENCE)
+        self._n_window += size
+        self._n_shard += size
+        is_full = self._n_shard >= self._shard_sentences
+        if is_full or self._n_window >= _WINDOW_SENTENCES:
             self._classify()
-        if n_window >= n_missing:
+        if is_full:
             self._write_shard()
 
     def _reject(self, article: FoundArticle, reason: str) -> None:
@@ -263,6 +270,7 @@ class _Run:
             n_sentences=self.state.n_sentences + len(self._rows[-1]),
         )
         self._window.clear()
+        self._n_window = 0
 
     def _write_shard(self) -> None:
         _sync(self._rejects)
@@ -275,6 +283,7 @@ class _Run:
         table = pa.Table.from_batches(self._rows, self._schema)
         self._folder.write_shard(table, self.state)
         self._rows.clear()
+        self._n_shard = 0
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self._started, 3)

@@ -304,6 +304,12 @@ def test_unsure_and_very_long_sentences_are_marked_and_not_warned_of(tiny_bundle
     assert (row["label"], row["is_truncated"]) == ("abstained", True)
 
 
+def test_long_texts_fill_a_window_and_a_shard_too(tiny_bundle, tmp_path):
+    data = write_jsonl(tmp_path / "t.jsonl", [{"text": "said " * 1200}] * 4)
+    done = score(data, tmp_path / "out", tiny_bundle, shard_sentences=10)
+    assert (done.n_sentences, done.n_shards) == (4, 2)
+
+
 class Stop(BaseException):
     pass
 
