@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stance.archive import score_archive
     from stance.classifier import StanceClassifier, load, predict, predict_article
     from stance.errors import (
         BundleError,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "archive": ("score_archive",),
     "classifier": ("StanceClassifier", "load", "predict", "predict_article"),
     "errors": (
         "BundleError",
@@ -66,6 +68,7 @@ __all__ = [
     "load",
     "predict",
     "predict_article",
+    "score_archive",
     "split_sentences",
 ]
 

@@ -29,25 +29,31 @@ def read_rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _json_rows(source: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    def refuse(value: str) -> None:
-        raise ValueError(f"{value} is not JSON")
-
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line, parse_constant=refuse)
-        except (ValueError, RecursionError) as err:
-            why = err.msg if isinstance(err, json.JSONDecodeError) else str(err)
-            raise DataError(
-                f"{source}:{number}: broken JSON ({why}): {short(line)}; one object a line"
-            ) from err
-        if not isinstance(row, dict):
-            raise DataError(
-                f"{source}:{number}: a {type(row).__name__} where an object was expected: "
-                f"{short(line)}"
-            )
-        yield number, row
+            yield number, json_object(line)
+        except ValueError as err:
+            raise DataError(f"{source}:{number}: {err}") from err
+
+
+def json_object(line: str, *, allow_nan: bool = False) -> dict[str, Any]:
+    """The object of a JSON line; `ValueError` says what is wrong with it."""
+
+    def constant(value: str) -> float:
+        if not allow_nan:
+            raise ValueError(f"{value} is not JSON")
+        return float(value)
+
+    try:
+        row = json.loads(line, parse_constant=constant)
+    except (ValueError, RecursionError) as err:
+        why = err.msg if isinstance(err, json.JSONDecodeError) else str(err)
+        raise ValueError(f"broken JSON ({why}): {short(line)}; one object a line") from err
+    if not isinstance(row, dict):
+        raise ValueError(f"a {type(row).__name__} where an object was expected: {short(line)}")
+    return row
 
 
 def _csv_rows(source: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "measure a model or a predictions file on labelled sentences",
     "benchmark": "compare systems on test sets, with intervals and paired tests",
     "predict": "label the sentences of an article",
+    "score": "label the sentences of an archive of articles",
     "annotate": "send sentences to annotators and read their votes back",
     "agreement": "how far annotators agree",
     "audit": "check labelled sentences for leakage and faults",

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from stance import InputError, StanceWarning, load
+from stance import InputError, StanceWarning, classifier, load, split_sentences
 from stance.classifier import batches_by_tokens
 
 TEXT = "Talks on item 4 are deadlocked. The plan has 5 points and an annex. A deal is within reach."
@@ -97,6 +97,42 @@ def test_article_and_proba_with_context_agree(model):
     proba = model.predict_proba(texts, [texts[:i] for i in range(3)])
     scores = [list(s.scores.values()) for s in model.predict_article(texts).sentences]
     assert np.allclose(proba, scores, atol=1e-6)
+
+
+def test_articles_together_get_what_each_gets_alone(model):
+    articles = [TEXT, "", "Talks stall.", ["Share", "Talks stall.", "", "Talks stall."], TEXT]
+    articles.append(split_sentences(TEXT.replace("deadlocked", "moving")))
+    together = model.predict_articles(articles)
+    alone = [model.predict_article(a) for a in articles[:-1]]
+    alone.append(model.predict_article(articles[-1].text))
+    for ours, theirs in zip(together, alone, strict=True):
+        assert (ours.text, ours.counts, ours.dropped) == (
+            theirs.text,
+            theirs.counts,
+            theirs.dropped,
+        )
+        for a, b in zip(ours.sentences, theirs.sentences, strict=True):
+            assert (a.text, a.label, a.start, a.end) == (b.text, b.label, b.start, b.end)
+            assert list(a.scores.values()) == pytest.approx(list(b.scores.values()), abs=1e-6)
+    assert model.predict_articles([]) == []
+
+
+@pytest.mark.parametrize("value", [TEXT, None, 3, [None], [b"Talks."]])
+def test_several_articles_are_a_list_of_texts(model, value):
+    with pytest.raises(InputError, match="expected a"):
+        model.predict_articles(value)
+
+
+def test_inputs_that_are_alike_go_through_the_model_once(model, monkeypatch):
+    n_rows = []
+    collate = classifier.collate
+    monkeypatch.setattr(
+        classifier, "collate", lambda x, pad: n_rows.append(len(x)) or collate(x, pad)
+    )
+    context = [["Head."], ["Head."], ["Other."], ["Head."]]
+    proba = model.predict_proba(["Talks stall.", "Talks stall.", "Talks stall.", "12"], context)
+    assert sum(n_rows) == 3
+    assert (proba[0] == proba[1]).all() and not (proba[0] == proba[2]).all()
 
 
 def test_results_do_not_depend_on_neighbours(model):

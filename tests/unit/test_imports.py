@@ -5,9 +5,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "stance"
 ORDER = [
-    *("labels", "errors", "records", "config", "segment", "rows", "corpus", "splits"),
+    *("labels", "errors", "records", "config", "segment", "rows", "articles", "corpus", "splits"),
     *("predictions", "audit", "prepare", "metrics", "agreement", "neutrality", "behaviour"),
-    *("annotate", "calibration", "encoder", "model", "bundle", "holders", "classifier"),
+    *("annotate", "calibration", "encoder", "model", "bundle", "holders", "classifier", "archive"),
     *("baselines", "run", "training", "evaluation", "benchmark", "report", "cli", "__main__"),
 ]
 

@@ -1,0 +1,52 @@
+"""`stance score IN... OUT/`: the sentences of an archive, labelled, as Parquet files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def main(argv: list[str]) -> int:
+    """Score an archive, or go on with it; 1 where no article at all could be scored."""
+    parser = argparse.ArgumentParser(
+        prog="stance score",
+        description="Label every sentence of an archive of articles. The same command again goes "
+        "on where a run was stopped.",
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="IN",
+        help=".jsonl, .csv, .parquet (an article a row), .txt, .html, or folders of these",
+    )
+    parser.add_argument("out", metavar="OUT", help="folder to write")
+    parser.add_argument("--text-field", default="text", metavar="COLUMN", help="default: text")
+    parser.add_argument(
+        "--id-field", default="article_id", metavar="COLUMN", help="default: article_id"
+    )
+    parser.add_argument("--model", metavar="DIR", help="a bundle or run folder (default: shipped)")
+    parser.add_argument(
+        "--abstain-below", type=float, default=0.0, metavar="SCORE", help="label less sure ones so"
+    )
+    parser.add_argument(
+        "--shard-sentences", type=int, default=20_000, metavar="N", help="default: 20000"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    options = parser.parse_args(argv)
+    from stance.archive import score_archive
+
+    done = score_archive(
+        options.inputs,
+        options.out,
+        model=options.model,
+        text_field=options.text_field,
+        id_field=options.id_field,
+        abstain_below=options.abstain_below,
+        shard_sentences=options.shard_sentences,
+        show_progress=not options.quiet,
+    )
+    print("nothing to do; " * done.was_finished + str(done), flush=True)
+    if done.n_rejects and not done.n_articles:
+        print("stance score: every article was rejected; see rejects.jsonl", file=sys.stderr)
+        return 1
+    return 0
