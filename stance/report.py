@@ -243,6 +243,31 @@ def benchmark_markdown(report: BenchmarkReport) -> str:
             "## Labels that stay when the text is changed",
             markdown_table(["change", "sentences", *systems], table),
         ]
+    named = {s: n for s, n in report.neutrality.items() if n["n_sentences"]}
+    if named:
+        header = [
+            "system",
+            "sentences",
+            "flips",
+            "flips of the worse side",
+            "change of obstructive",
+        ]
+        parts += [
+            "## Belligerents' names swapped",
+            markdown_table(
+                header,
+                [
+                    [
+                        system,
+                        n["n_sentences"],
+                        f"{n['flip_rate']:.1%}",
+                        f"{max(n['flip_rate_by_side'].values(), default=0.0):.1%}",
+                        f"{n['shift'].get('obstructive', 0.0):+.4f}",
+                    ]
+                    for system, n in named.items()
+                ],
+            ),
+        ]
     if report.failed:
         parts += ["## Failed", *(f"* {cell}: {why}" for cell, why in report.failed.items())]
     return "\n\n".join(parts) + "\n"

@@ -48,7 +48,7 @@ def test_systems_are_measured_compared_and_written(config, tmp_path):
     assert rows["annotator"].measures["accuracy"].value == pytest.approx(47 / 48)
     assert rows["tfidf"].p_against_best is None
     assert rows["majority"].p_against_best < 0.05
-    assert set(report.behaviour) == {"majority", "tfidf"}
+    assert set(report.behaviour) == set(report.neutrality) == {"majority", "tfidf"}
     paths = write_benchmark(report, tmp_path / "out")
     assert "| majority |" in benchmark_markdown(report)
     page = paths[-1].read_text()
