@@ -24,6 +24,8 @@ def learning_curve(path: Path) -> list[str]:
     """The card's section on what parts of the corpus are worth."""
     report = json.loads(path.read_text(encoding="utf-8"))
     tests = list(report["leading"])
+    n = {row["test"]: row["n_sentences"] for row in report["rows"]}
+    header = [f"{test} ({n[test]} sentences)" for test in tests]
     table = []
     for system in dict.fromkeys(row["system"] for row in report["rows"]):
         rows = {row["test"]: row for row in report["rows"] if row["system"] == system}
@@ -39,8 +41,9 @@ def learning_curve(path: Path) -> list[str]:
         "## What more text is worth",
         "`f_stance` of minilm trained on parts of the train articles, contrast pairs left out; "
         "mean of the seeds with its 95 % interval (bootstrap over articles), each seed in "
-        "brackets. Command: `stance benchmark experiment=learning_curve`.",
-        markdown_table(["train articles", *tests], table),
+        "brackets. Command: `stance benchmark experiment=learning_curve`, for sets beside validation "
+        "with `'+tests.NAME={path: FILE, split: all}'`; dev is real news, kept outside the project.",
+        markdown_table(["train articles", *header], table),
     ]
 
 
