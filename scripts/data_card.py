@@ -41,8 +41,9 @@ def learning_curve(path: Path) -> list[str]:
         "## What more text is worth",
         "`f_stance` of minilm trained on parts of the train articles, contrast pairs left out; "
         "mean of the seeds with its 95 % interval (bootstrap over articles), each seed in "
-        "brackets. Command: `stance benchmark experiment=learning_curve`, for sets beside validation "
-        "with `'+tests.NAME={path: FILE, split: all}'`; dev is real news, kept outside the project.",
+        "brackets. Command: `stance benchmark experiment=learning_curve`, for sets beside "
+        "validation with `'+tests.NAME={path: FILE, split: all}'`; dev is real news, kept outside "
+        "the project.",
         markdown_table(["train articles", *header], table),
     ]
 
