@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -291,7 +292,7 @@ class Benchmark:
     def _slices(
         self, corpus: Corpus, y_preds: Sequence[NDArray[np.int64]], of: Any
     ) -> dict[str, dict[str, tuple[int, float]]]:
-        held_out = self._only_in_test()
+        held_out = self._only_in_test
         articles = [corpus.articles[s.article_id] for s in corpus.sentences]
         columns = {
             "genre": [a.genre for a in articles],
@@ -322,6 +323,7 @@ class Benchmark:
                 slices[name][value] = (int(rows.sum()), float(np.mean(shares)))
         return slices
 
+    @cached_property
     def _only_in_test(self) -> dict[str, list[str]]:
         corpus = load_corpus(find_data(self.config.data.path))
         if not corpus.splits:
