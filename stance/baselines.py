@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,10 +19,12 @@ from sklearn.preprocessing import FunctionTransformer
 from stance.classifier import batches_by_tokens
 from stance.corpus import Corpus
 from stance.encoder import base_weights, build_encoder, encoder_config, find_base, load_tokenizer
+from stance.errors import MissingPackageError
 from stance.model import InputBuilder, collate, mean_of_sentence, new_spec
 
 # Inverse strengths of regularisation to choose from on validation.
 _STRENGTHS = (0.1, 1.0, 10.0, 100.0)
+_N_SHOTS = 16
 
 
 class Baseline:
@@ -59,6 +62,50 @@ def frozen(corpus: Corpus, base: str) -> Baseline:
     """Logistic regression on the sentence vectors of an encoder that is not tuned."""
     encode = FunctionTransformer(SentenceVectors(base))
     return _best_of(corpus, lambda c: make_pipeline(encode, _regression(c)))
+
+
+def setfit(corpus: Corpus, base: str, seed: int) -> Baseline:
+    """SetFit (Tunstall et al. 2022) at its defaults on 16 train sentences a label.
+
+    Raises
+    ------
+    MissingPackageError : the extra `setfit` is not installed.
+    """
+    try:
+        from setfit import SetFitModel, Trainer, TrainingArguments
+    except ImportError as err:
+        raise MissingPackageError(
+            "SetFit is not installed: pip install 'peace-stance[setfit]'"
+        ) from err
+    from datasets import Dataset
+
+    train = corpus.split("train")
+    rng = np.random.default_rng(seed)
+    by_label = [
+        rng.permutation(np.flatnonzero(train.y == k))[:_N_SHOTS] for k in np.unique(train.y)
+    ]
+    rows = np.concatenate(by_label).tolist()
+    shots = Dataset.from_dict(
+        {"text": [train.texts[r] for r in rows], "label": [int(train.y[r]) for r in rows]}
+    )
+    model = SetFitModel.from_pretrained(str(find_base(base).folder))
+    with tempfile.TemporaryDirectory() as folder:
+        options = TrainingArguments(
+            output_dir=folder, seed=seed, save_strategy="no", report_to="none"
+        )
+        Trainer(model=model, args=options, train_dataset=shots).train()
+    return Baseline(_SetFit(model, np.unique(train.y)), corpus.classes_)
+
+
+class _SetFit:
+    """A SetFit model as a scikit-learn estimator."""
+
+    def __init__(self, model: Any, classes: NDArray[np.int64]) -> None:
+        self.classes_ = classes
+        self._model = model
+
+    def predict_proba(self, texts: list[str]) -> NDArray[np.float64]:
+        return np.asarray(self._model.predict_proba(texts, as_numpy=True), np.float64)
 
 
 def _regression(strength: float) -> LogisticRegression:

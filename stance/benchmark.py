@@ -40,7 +40,7 @@ from stance.run import write_atomically
 
 log = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
-SEEDED = ("train",)
+SEEDED = ("train", "setfit")
 _N_CHANGED = 1000  # texts that are changed in every way; names are swapped in all
 _COSTS = ("train_minutes", "sentences_per_s", "size_mb")
 
@@ -158,7 +158,7 @@ class Benchmark:
         system = self.config.systems[name]
         cell: dict[str, Any] = {"system": name, "seed": seed}
         if system.kind in ("annotator", "predictions"):
-            for test, corpus in self.tests.items():
+            for test, corpus in self._voted(system).items():
                 write_predictions(folder / f"{test}.jsonl", corpus, _given(system, corpus))
         else:
             started = time.monotonic()
@@ -181,6 +181,19 @@ class Benchmark:
                 found = invariances(model, [texts[i] for i in drawn])
                 cell["behaviour"] = {k: asdict(v) for k, v in found.items()}
         write_atomically(folder / "cell.json", json.dumps(cell, indent=2) + "\n")
+
+    def _voted(self, system: SystemConfig) -> dict[str, Corpus]:
+        """The test sets that a system is measured on: an annotator, where they voted."""
+        if system.kind != "annotator":
+            return self.tests
+        voted = {
+            test: corpus
+            for test, corpus in self.tests.items()
+            if any(v.annotator == system.source for s in corpus.sentences for v in s.votes)
+        }
+        if not voted:
+            raise DataError(f"no test set has a vote of annotator {system.source!r}")
+        return voted
 
     def _make(self, name: str, seed: int, folder: Path) -> tuple[Classifier, int]:
         """A classifier and the bytes of its folder, 0 where it has none."""
@@ -211,6 +224,8 @@ class Benchmark:
         corpus = load_for_training(self.config.data, seed)
         if system.kind == "frozen":
             return baselines.frozen(corpus, system.source or "minilm"), 0
+        if system.kind == "setfit":
+            return baselines.setfit(corpus, system.source or "minilm", seed), 0
         return {"majority": baselines.majority, "tfidf": baselines.tfidf}[system.kind](corpus), 0
 
     def _report(
@@ -246,7 +261,12 @@ class Benchmark:
         weights = metrics.bootstrap_weights(n_articles, self.config.n_resamples, 13)
         of = matrix_measures(corpus.classes_)[leading]
         rows, confusions = [], {}
-        for system, folders in done.items():
+        measured = {
+            k: v
+            for k, v in done.items()
+            if all((f / f"{test}.jsonl").is_file() for f in v.values())
+        }
+        for system, folders in measured.items():
             probas = [read_predictions(f / f"{test}.jsonl", corpus) for f in folders.values()]
             each = [resampled_measures(corpus, p, weights) for p in probas]
             confusions[system] = np.stack(

@@ -124,9 +124,9 @@ class EvaluateConfig:
 class SystemConfig:
     """One system of a benchmark.
 
-    `kind` is majority, tfidf, frozen (source: its encoder), train (overrides: settings of `stance
-    train`), bundle (source: its folder or name), predictions (source: a file) or annotator (source:
-    whose votes).
+    `kind` is majority, tfidf, frozen (source: its encoder), setfit (few-shot; source: its encoder),
+    train (overrides: settings of `stance train`), bundle (source: its folder or name), predictions
+    (source: a file) or annotator (source: whose votes).
     """
 
     kind: str = "train"
@@ -217,7 +217,16 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("auto", "fp32", "bf16"),
     "device": ("auto", "cpu", "cuda"),
     "bundle_dtype": ("float32", "float16"),
-    "kind": ("majority", "tfidf", "frozen", "train", "bundle", "predictions", "annotator"),
+    "kind": (
+        "majority",
+        "tfidf",
+        "frozen",
+        "setfit",
+        "train",
+        "bundle",
+        "predictions",
+        "annotator",
+    ),
     "split": ("auto", "train", "validation", "test", "all"),
 }
 

@@ -1,4 +1,5 @@
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -70,8 +71,31 @@ def test_a_broken_cell_is_reported_and_the_rest_goes_on(config, tmp_path):
     config.systems["nobody"] = SystemConfig(kind="annotator", source="b")
     report = Benchmark(config, {}, tmp_path).run()
     assert set(report.failed) == {"absent/1", "nobody/1"}
-    assert "no vote of annotator 'b'" in report.failed["nobody/1"]
+    assert "vote of annotator 'b'" in report.failed["nobody/1"]
     assert "tfidf" in rows_of(report)
+
+
+def test_an_annotator_is_measured_only_where_they_voted(config, tmp_path):
+    rows = [
+        {"text": f"Text {i}.", "label": label} for i, label in enumerate(["none", "optimistic"] * 4)
+    ]
+    plain = write_jsonl(tmp_path / "plain.jsonl", rows)
+    config.tests["plain"] = EvaluationSetConfig(path=str(plain), split="all")
+    report = Benchmark(config, {}, tmp_path).run()
+    assert report.failed == {}
+    measured = {(r.system, r.test) for r in report.rows}
+    assert ("annotator", "test") in measured and ("tfidf", "plain") in measured
+    assert ("annotator", "plain") not in measured
+
+
+def test_without_setfit_the_cell_says_how_to_get_it(config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "setfit", None)
+    config.systems = {
+        "setfit": SystemConfig(kind="setfit"),
+        "majority": SystemConfig(kind="majority"),
+    }
+    report = Benchmark(config, {}, tmp_path).run()
+    assert "pip install 'peace-stance[setfit]'" in report.failed["setfit/1"]
 
 
 def test_trained_systems_run_once_a_seed(config, tiny_config, data, tmp_path):
