@@ -30,6 +30,7 @@ from stance.corpus import Corpus, require_classes
 from stance.encoder import Base, encoder_config, find_base, load_tokenizer, read_tensors
 from stance.errors import ConfigError
 from stance.holders import UNKNOWN, HolderTargets, holder_classes, holder_loss
+from stance.labels import NONE
 from stance.model import (
     Encoded,
     InputBuilder,
@@ -141,6 +142,12 @@ def train(config: TrainConfig, corpus: Corpus, run_dir: Path) -> TrainResult:
     loop.run_to_end()
     label, holder = loop.logits(validation)
     if config.trainer.calibrate:
+        if NONE in spec.classes_:
+            column = spec.classes_.index(NONE)
+            offset = none_offset(label, validation.y, column)
+            label[:, column] += offset
+            with torch.no_grad():
+                model.head.bias[column] += offset
         spec = _calibrated(spec, label, holder, validation)
     groups = np.unique(parts["validation"].groups, return_inverse=True)[1].astype(np.int64)
     calibration = Calibration(softmax(label / spec.temperature), validation.y, groups)
@@ -159,6 +166,24 @@ def train(config: TrainConfig, corpus: Corpus, run_dir: Path) -> TrainResult:
     return TrainResult(
         model.cpu().eval(), spec, tokenizer, calibration, history, loop.progress.elapsed_s
     )
+
+
+def none_offset(logits: Floats, y: NDArray[np.int64], none: int) -> float:
+    """What to add to the logit of `none` so that it is predicted as often as it is true.
+
+    The likeliest label is `none` too often where most sentences are: adjusting the logit to the
+    prior lets counts stand for what is there, and finds more stances (Menon et al. 2021).
+
+    Parameters
+    ----------
+    logits, y : of a validation split, shapes (n, n_classes) and (n,).
+    none : its column.
+    """
+    margin = np.sort(logits[:, none] - np.delete(logits, none, 1).max(1))
+    n_stances = int((y != none).sum())
+    if not 0 < n_stances < len(y):
+        return 0.0
+    return float(-(margin[n_stances - 1] + margin[n_stances]) / 2)
 
 
 def _calibrated(

@@ -11,7 +11,7 @@ from stance.corpus import load_corpus
 from stance.encoder import read_tensors
 from stance.predictions import write_predictions
 from stance.run import Run, taught_by
-from stance.training import class_weights, fit_temperature, train
+from stance.training import class_weights, fit_temperature, none_offset, train
 from tests.conftest import small_rows, write_jsonl
 
 
@@ -155,3 +155,14 @@ def test_a_teacher_of_other_labels_is_refused(tiny_config, tiny_bundle, tmp_path
     config.trainer.teachers = [str(tiny_bundle)]
     with pytest.raises(ConfigError, match=r"teacher .* knows"):
         train(config, load_corpus(write_jsonl(tmp_path / "d.jsonl", rows)), tmp_path / "run")
+
+
+def test_none_is_predicted_as_often_as_it_is_true():
+    rng = np.random.default_rng(0)
+    y = np.where(rng.random(500) < 0.7, 0, rng.integers(1, 4, 500))
+    logits = rng.normal(size=(500, 4)) + 0.8 * np.eye(4)[y]
+    logits[:, 0] += 2
+    assert (logits.argmax(1) != 0).sum() < (y != 0).sum()
+    logits[:, 0] += none_offset(logits, y, 0)
+    assert (logits.argmax(1) != 0).sum() == (y != 0).sum()
+    assert none_offset(logits, np.zeros(500, np.int64), 0) == 0
