@@ -34,7 +34,7 @@ from stance.errors import BundleError
 from stance.labels import HOLDERS
 from stance.model import ModelSpec, StanceModel
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _FILES = ("README.md", "bundle.json", "tokenizer.json", "weights.safetensors")
 _MAX_JSON_BYTES = 1_000_000
 _LEFT, _RIGHT = ".left", ".right"

@@ -18,7 +18,7 @@ from stance.bundle import load_bundle
 from stance.calibration import Calibration, Share, label_shares
 from stance.config import resource_dir
 from stance.errors import BundleError, InputError, StanceWarning
-from stance.holders import best_span
+from stance.holders import best_span, other_side
 from stance.labels import ABSTAINED, NONE
 from stance.model import Encoded, InputBuilder, ModelSpec, StanceModel, collate
 from stance.records import ArticlePrediction, Prediction, Sentence
@@ -235,8 +235,10 @@ class StanceClassifier:
     ) -> dict[int, tuple[str, float, str]]:
         """Holder, its probability and the words that name it, for some rows."""
         clean = [clean_text(texts[r]) for r in rows]
+        swapped = [answers.encoded[r].is_swapped for r in rows]
+        offsets = self._inputs.token_offsets(clean, swapped)
         found = {}
-        for row, text, tokens in zip(rows, clean, self._inputs.token_offsets(clean), strict=True):
+        for row, text, tokens in zip(rows, clean, offsets, strict=True):
             best = int(answers.holder[row].argmax())
             named = answers.spans[row]
             span = text[tokens[named[0] - 1][0] : tokens[named[1] - 1][1]] if named else ""
@@ -270,6 +272,13 @@ class StanceClassifier:
             proba[wordless] = [float(c == NONE) for c in self.classes_]
         if self.spec.holders:
             holder = softmax(holder / self.spec.holder_temperature)
+            swapped = [r for r, e in enumerate(encoded) if e.is_swapped]
+            names = self.spec.holders
+            mirrored = [
+                names.index(other_side(h)) if other_side(h) in names else i
+                for i, h in enumerate(names)
+            ]
+            holder[swapped] = holder[swapped][:, mirrored]
         return _Answers(proba, holder, spans, encoded)
 
 

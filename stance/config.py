@@ -50,6 +50,7 @@ class ModelConfig:
     max_length_tokens: int = 160
     n_context: int = 0
     has_headline: bool = False
+    is_neutral: bool = True
     dropout: float = 0.1
     encoder_dropout: float = 0.1
     train_word_embeddings: bool = False
@@ -71,7 +72,6 @@ class TrainerConfig:
     class_weight_power: float = 0.0
     context_dropout: float = 0.3
     ema_decay: float = 0.998
-    swap_share: float = 0.0
     early_stopping_patience: int = 2
     save_steps: int = 100
     precision: str = "auto"
@@ -205,7 +205,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "class_weight_power": (0, 1),
     "context_dropout": (0, 1),
     "ema_decay": (0, 0.99999),
-    "swap_share": (0, 0.5),
     "early_stopping_patience": (0, 1000),
     "bundle_rank": (0, 10_000),
     "teacher_weight": (0, 1),

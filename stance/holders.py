@@ -11,16 +11,20 @@ from numpy.typing import NDArray
 from stance.corpus import Corpus
 from stance.labels import HOLDERS
 from stance.model import InputBuilder, Outputs
-from stance.neutrality import swap_names
 from stance.segment import clean_text
 
 UNKNOWN = -1
-_SWAPPED = {"russia": "ukraine", "ukraine": "russia"}
+_OTHER_SIDE = {"russia": "ukraine", "ukraine": "russia"}
 
 
 def holder_classes(corpus: Corpus) -> tuple[str, ...]:
     """The codebook's holders where the corpus names any, else nothing."""
     return HOLDERS if any(s.holder for s in corpus.sentences) else ()
+
+
+def other_side(holder: str) -> str:
+    """The holder class where the belligerents are exchanged."""
+    return _OTHER_SIDE.get(holder, holder)
 
 
 class HolderTargets:
@@ -32,18 +36,18 @@ class HolderTargets:
     """
 
     def __init__(self, corpus: Corpus, inputs: InputBuilder, *, is_swapped: bool) -> None:
+        """Targets of inputs in which the belligerents' names are exchanged, or are not."""
         n = len(corpus)
         self.holder = np.full(n, UNKNOWN)
         self.span = np.full((n, 2), UNKNOWN)
         rows = [i for i, s in enumerate(corpus.sentences) if s.holder]
-        change = swap_names if is_swapped else str
-        texts = [clean_text(change(corpus.sentences[i].text)) for i in rows]
-        offsets = inputs.token_offsets(texts)
+        texts = [clean_text(corpus.sentences[i].text) for i in rows]
+        offsets = inputs.token_offsets(texts, [is_swapped] * len(texts))
         for row, text, tokens in zip(rows, texts, offsets, strict=True):
             sentence = corpus.sentences[row]
             holder = str(sentence.holder)
-            self.holder[row] = HOLDERS.index(_SWAPPED.get(holder, holder) if is_swapped else holder)
-            found = _tokens_of(text, clean_text(change(sentence.span)), tokens)
+            self.holder[row] = HOLDERS.index(other_side(holder) if is_swapped else holder)
+            found = _tokens_of(text, clean_text(sentence.span), tokens)
             if found is not None and max(found) <= inputs.max_sentence_tokens:
                 self.span[row] = found
 

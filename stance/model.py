@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from stance.encoder import Base, base_weights, build_encoder
+from stance.neutrality import is_ukraine_first, original_offsets, rename
 from stance.segment import clean_text
 
 
@@ -31,6 +32,7 @@ class ModelSpec:
     max_length_tokens : longest input, context included.
     n_context : sentences before the target that are read, 0 to 3.
     has_headline : whether the article's first sentence is always among the context.
+    is_neutral : whether belligerents' names are read as `stance.neutrality.rename` gives them.
     temperature : divides the logits (calibration).
     holders : classes of the head that says whose stance it is; empty without such a head.
     holder_temperature : divides that head's logits.
@@ -48,6 +50,7 @@ class ModelSpec:
     max_length_tokens: int = 160
     n_context: int = 0
     has_headline: bool = False
+    is_neutral: bool = True
     temperature: float = 1.0
     holders: tuple[str, ...] = ()
     holder_temperature: float = 1.0
@@ -77,11 +80,20 @@ def new_spec(
 
 @dataclass(frozen=True)
 class Encoded:
-    """One model input: token ids, how many of them (from 1 on) are the sentence's, truncation."""
+    """One model input.
+
+    Attributes
+    ----------
+    ids : token ids.
+    n_sentence : how many of them, from 1 on, are the sentence's.
+    is_truncated : whether the sentence is cut.
+    is_swapped : whether the belligerents' names are exchanged.
+    """
 
     ids: list[int]
     n_sentence: int
     is_truncated: bool
+    is_swapped: bool = False
 
 
 # Quotation marks and dashes come in house styles; the model should not see them.
@@ -104,15 +116,33 @@ class InputBuilder:
         self.pad_id = spec.pad_id
         self.max_sentence_tokens = spec.max_length_tokens - 2
 
-    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, without special tokens."""
-        encoded = self._tokenizer.encode_batch_fast(_plain(texts), add_special_tokens=False)
+    def is_swapped(self, *texts: str) -> bool:
+        """Whether texts that are read together, the sentence first, have their names exchanged."""
+        return self._spec.is_neutral and is_ukraine_first(*texts)
+
+    def token_ids(self, texts: Sequence[str], swapped: Sequence[bool]) -> list[list[int]]:
+        """Ids of each text, without special tokens, names exchanged in those that are `swapped`."""
+        read = self._read(_plain(texts), swapped)
+        encoded = self._tokenizer.encode_batch_fast(read, add_special_tokens=False)
         return [e.ids for e in encoded]
 
-    def token_offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
-        """Where each token of each text begins and ends in `clean_text` of it, in characters."""
-        encoded = self._tokenizer.encode_batch(_plain(texts), add_special_tokens=False)
-        return [e.offsets for e in encoded]
+    def token_offsets(
+        self, texts: Sequence[str], swapped: Sequence[bool]
+    ) -> list[list[tuple[int, int]]]:
+        """Where each token of `token_ids` begins and ends in `clean_text` of its text."""
+        plain = _plain(texts)
+        encoded = self._tokenizer.encode_batch(self._read(plain, swapped), add_special_tokens=False)
+        if not self._spec.is_neutral:
+            return [e.offsets for e in encoded]
+        return [
+            original_offsets(text, is_swapped, e.offsets)
+            for text, is_swapped, e in zip(plain, swapped, encoded, strict=True)
+        ]
+
+    def _read(self, plain: Sequence[str], swapped: Sequence[bool]) -> list[str]:
+        if not self._spec.is_neutral:
+            return list(plain)
+        return [rename(t, s) for t, s in zip(plain, swapped, strict=True)]
 
     def choose_context(self, n_before: int) -> list[int]:
         """Which of the `n_before` sentences before the target are read, in reading order."""
@@ -129,15 +159,22 @@ class InputBuilder:
             [before[i] for i in self.choose_context(len(before))]
             for before in (context if context is not None else [()] * len(texts))
         ]
-        distinct = list(dict.fromkeys([*texts, *(t for part in read for t in part)]))
-        ids = dict(zip(distinct, self.token_ids(distinct), strict=True))
+        swapped = [self.is_swapped(t, *part) for t, part in zip(texts, read, strict=True)]
+        rows = list(zip(texts, read, swapped, strict=True))
+        distinct = list(dict.fromkeys((t, s) for text, part, s in rows for t in (text, *part)))
+        made = self.token_ids([t for t, _ in distinct], [s for _, s in distinct])
+        ids = dict(zip(distinct, made, strict=True))
         return [
-            self.join(ids[text], [ids[t] for t in part], len(text) > _MAX_CHARS)
-            for text, part in zip(texts, read, strict=True)
+            self.join(ids[text, s], [ids[t, s] for t in part], len(text) > _MAX_CHARS, s)
+            for text, part, s in rows
         ]
 
     def join(
-        self, sentence: list[int], context: Sequence[list[int]], is_cut: bool = False
+        self,
+        sentence: list[int],
+        context: Sequence[list[int]],
+        is_cut: bool = False,
+        is_swapped: bool = False,
     ) -> Encoded:
         """One input; where sentence and context don't fit, the oldest context goes first."""
         spec = self._spec
@@ -148,7 +185,7 @@ class InputBuilder:
         before = [i for part in context for i in part]
         if before and space > 0:
             ids += [*before[-space:], spec.sep_id]
-        return Encoded(ids, len(kept), is_cut or len(kept) < len(sentence))
+        return Encoded(ids, len(kept), is_cut or len(kept) < len(sentence), is_swapped)
 
 
 class Outputs(NamedTuple):

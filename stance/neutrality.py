@@ -1,6 +1,8 @@
-"""Swapping the belligerents' names: training on it, and measuring what it changes.
+"""The codebook's symmetry rule: swap the names of the belligerents, and a label must not change.
 
-The codebook's symmetry rule: swap the names of the belligerents, and a label must not change.
+Neutral models keep it by construction. They read every text with one spelling a name and with the
+side that is named first under Russia's names (`rename`), so a text and its mirror image are one
+input.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ def pattern_of(names: Iterable[str]) -> re.Pattern[str]:
 
 
 _NAMES = pattern_of(_SWAP)
+_RUSSIAN = frozenset(name for a, _ in _PAIRS for name in (a, a.upper()))
 
 
 class Classifier(Protocol):
@@ -107,6 +110,49 @@ def swap_names(text: str) -> str:
     return _NAMES.sub(lambda match: _SWAP[match[0]], text)
 
 
+def is_ukraine_first(*texts: str) -> bool:
+    """Whether the first belligerent that some texts name, in their order, is Ukraine's side."""
+    for text in texts:
+        if found := _NAMES.search(text):
+            return found[0] not in _RUSSIAN
+    return False
+
+
+def rename(text: str, is_swapped: bool) -> str:
+    """The text with one spelling a name, and with the sides exchanged where `is_swapped`."""
+    return _NAMES.sub(lambda match: _renamed(match[0], is_swapped), text)
+
+
+def _renamed(name: str, is_swapped: bool) -> str:
+    return _SWAP[name] if is_swapped else _SWAP[_SWAP[name]]
+
+
+def original_offsets(
+    text: str, is_swapped: bool, offsets: Sequence[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """Where parts of `rename(text, is_swapped)` stand in `text`, first and past-the-last character.
+
+    A part that begins or ends inside a name begins or ends with the whole name.
+    """
+    edits, grown = [], 0
+    for match in _NAMES.finditer(text):
+        start = match.start() + grown
+        grown += len(_renamed(match[0], is_swapped)) - len(match[0])
+        edits.append((start, match.end() + grown, *match.span()))
+
+    def back(position: int, is_end: bool) -> int:
+        shift = 0
+        for start, end, old_start, old_end in edits:
+            if position <= start:
+                break
+            if position < end:
+                return old_end if is_end else old_start
+            shift = old_end - end
+        return position + shift
+
+    return [(back(a, False), back(b, True)) for a, b in offsets]
+
+
 def neutrality(model: Classifier, texts: Sequence[str]) -> NeutralityReport:
     """Classify sentences before and after the swap, each alone.
 
@@ -117,8 +163,7 @@ def neutrality(model: Classifier, texts: Sequence[str]) -> NeutralityReport:
         return NeutralityReport(0, 0.0, {}, dict.fromkeys(model.classes_, 0.0), 0)
     before = model.predict_proba(named)
     after = model.predict_proba([swap_names(t) for t in named])
-    russian = {name for pair in _PAIRS for name in (pair[0], pair[0].upper())}
-    sides = np.array([_side(t, russian) for t in named])
+    sides = np.array([_side(t) for t in named])
     one_sided = sides == "russia"
     flips = before.argmax(1) != after.argmax(1)
     change = (after - before)[one_sided]
@@ -138,6 +183,6 @@ def neutrality(model: Classifier, texts: Sequence[str]) -> NeutralityReport:
     )
 
 
-def _side(text: str, russian: set[str]) -> str:
-    found = {match[0] in russian for match in _NAMES.finditer(text)}
+def _side(text: str) -> str:
+    found = {match[0] in _RUSSIAN for match in _NAMES.finditer(text)}
     return "both" if len(found) == 2 else "russia" if found == {True} else "ukraine"

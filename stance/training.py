@@ -40,7 +40,6 @@ from stance.model import (
     new_model,
     new_spec,
 )
-from stance.neutrality import swap_names
 from stance.run import Progress, Run
 
 log = logging.getLogger(__name__)
@@ -74,9 +73,11 @@ class TrainingSet:
         taught: NDArray[np.float64] | None = None,
         teacher_weight: float = 0.0,
     ) -> None:
-        self.ids = inputs.token_ids(corpus.texts)
-        self.swapped = inputs.token_ids([swap_names(t) for t in corpus.texts])
-        self.inputs = inputs
+        n = len(corpus)
+        self.ids = [
+            inputs.token_ids(corpus.texts, [is_swapped] * n) for is_swapped in (False, True)
+        ]
+        self.texts, self.inputs = corpus.texts, inputs
         self.first = _first_rows(corpus.groups)
         hard = np.eye(len(corpus.classes_))[corpus.y]
         self.target = (1 - soft_weight) * hard + soft_weight * corpus.soft_labels()
@@ -86,14 +87,15 @@ class TrainingSet:
         self.holders = [HolderTargets(corpus, inputs, is_swapped=s) for s in (False, True)]
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.texts)
 
-    def encode(self, row: int, *, is_bare: bool = False, is_swapped: bool = False) -> Encoded:
-        """The input of one row: without its context, with the belligerents' names swapped."""
-        ids = self.swapped if is_swapped else self.ids
+    def encode(self, row: int, *, is_bare: bool = False) -> Encoded:
+        """The input of one row, without its context where `is_bare`."""
         first = self.first[row]
-        chosen = [] if is_bare else self.inputs.choose_context(row - first)
-        return self.inputs.join(ids[row], [ids[first + i] for i in chosen])
+        before = [] if is_bare else [first + i for i in self.inputs.choose_context(row - first)]
+        is_swapped = self.inputs.is_swapped(*(self.texts[i] for i in (row, *before)))
+        ids = self.ids[is_swapped]
+        return self.inputs.join(ids[row], [ids[i] for i in before], is_swapped=is_swapped)
 
 
 def _first_rows(groups: Sequence[str]) -> list[int]:
@@ -225,6 +227,7 @@ def _new_spec(
         max_length_tokens=config.model.max_length_tokens,
         n_context=config.model.n_context,
         has_headline=config.model.has_headline,
+        is_neutral=config.model.is_neutral,
     )
 
 
@@ -306,7 +309,7 @@ class Loop:
         rng = np.random.default_rng([self.config.seed, epoch, 0])
         order = rng.permutation(len(self.train_set))
         size = self.options.train_batch_size
-        length = [len(ids) for ids in self.train_set.ids]
+        length = [len(ids) for ids in self.train_set.ids[0]]
         batches: list[list[int]] = []
         for start in range(0, len(order), size * _MEGABATCH):
             chunk = sorted(
@@ -315,18 +318,16 @@ class Loop:
             batches += [chunk[i : i + size] for i in range(0, len(chunk), size)]
         return [batches[i] for i in rng.permutation(len(batches))]
 
-    def _inputs(self, epoch: int, rows: Sequence[int]) -> tuple[list[Encoded], list[bool]]:
-        """The inputs of some rows, and in which of them names are swapped."""
-        made, swapped = [], []
+    def _inputs(self, epoch: int, rows: Sequence[int]) -> list[Encoded]:
+        made = []
         for row in rows:
             rng = np.random.default_rng([self.config.seed, epoch, 1, row])
             is_bare = bool(rng.random() < self.options.context_dropout)
-            swapped.append(bool(rng.random() < self.options.swap_share))
-            made.append(self.train_set.encode(row, is_bare=is_bare, is_swapped=swapped[-1]))
-        return made, swapped
+            made.append(self.train_set.encode(row, is_bare=is_bare))
+        return made
 
     def _loss(self, epoch: int, rows: Sequence[int], precision: str) -> torch.Tensor:
-        encoded, swapped = self._inputs(epoch, rows)
+        encoded = self._inputs(epoch, rows)
         batch = collate(encoded, self.train_set.inputs.pad_id)
         target = self.target[list(rows)].to(self.device)
         smooth = self.options.label_smoothing_factor
@@ -336,7 +337,7 @@ class Loop:
         weighted = target * self.weights.to(self.device)
         loss = -(weighted * torch.log_softmax(outputs.label, 1)).sum() / weighted.sum()
         if outputs.holder is not None:
-            wanted = [self.train_set.holders[s] for s in swapped]
+            wanted = [self.train_set.holders[e.is_swapped] for e in encoded]
             holder = np.array([w.holder[r] for w, r in zip(wanted, rows, strict=True)])
             span = np.array([w.span[r] for w, r in zip(wanted, rows, strict=True)])
             loss = loss + self.options.holder_weight * holder_loss(outputs, holder, span)
