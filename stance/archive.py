@@ -27,10 +27,7 @@ from tqdm import tqdm
 
 from stance import __version__
 from stance.articles import (
-    Fields,
     FoundArticle,
-    InputFile,
-    Position,
     check_inputs,
     list_files,
     read_articles,
@@ -41,6 +38,7 @@ from stance.encoder import sha256_of
 from stance.errors import ConfigError, DataError, StanceWarning
 from stance.records import ArticlePrediction
 from stance.segment import SegmentedText
+from stance.tables import Fields, InputFile, Position
 
 SHARD_SENTENCES = 20_000
 _WINDOW_SENTENCES = 4096

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stance import BundleError, ConfigError, DataError, articles, load
+from stance import BundleError, ConfigError, DataError, articles, load, tables
 from stance.archive import score_archive
-from stance.articles import Fields, InputFile, Position, read_articles
+from stance.articles import read_articles
+from stance.tables import Fields, InputFile, Position
 from tests.conftest import write_jsonl
 from tests.unit.test_segment import PAGE
 
@@ -172,7 +173,7 @@ def test_a_faulty_article_is_rejected_and_the_rest_goes_on(
     name, tiny_bundle, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(articles, "MAX_CHARS", 500)
-    monkeypatch.setattr(articles, "_MAX_LINE_BYTES", 700_000)
+    monkeypatch.setattr(tables, "_MAX_LINE_BYTES", 700_000)
     file_name, content, number, reason = FAULTY[name]
     path = write_any(tmp_path / file_name, content)
     done = score(path, tmp_path / "out", tiny_bundle)
