@@ -441,7 +441,7 @@ def test_another_model_or_version_is_refused(archive, tiny_bundle, tmp_path, mon
     (moved / "manifest.json").write_text((moved / "manifest.json").read_text() + "\n")
     with pytest.raises(ConfigError, match="another model_manifest_sha256"):
         score(archive, tmp_path / "out", moved)
-    monkeypatch.setattr("stance.archive.__version__", "9.9")
+    monkeypatch.setattr("stance.archive.run.__version__", "9.9")
     with pytest.raises(ConfigError, match="another stance_version"):
         score(archive, tmp_path / "out", tiny_bundle)
 
