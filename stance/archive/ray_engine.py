@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterator
 from contextlib import chdir
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from stance.archive.windows import ScoredWindow, ScorerSpec, WindowReader, share_cores
+from stance.archive.windows import (
+    ScoredWindow,
+    Scorer,
+    ScorerSpec,
+    Window,
+    WindowReader,
+    share_cores,
+)
 from stance.errors import ConfigError, MissingPackageError, StanceError, WorkerError
 
 if TYPE_CHECKING:
@@ -56,10 +63,12 @@ class RayEngine:
         try:
             dataset = self._dataset(windows)
             for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-                for value in block["window"]:
-                    yield pickle.loads(value.as_py())
+                for value in _values(block):
+                    if isinstance(value, StanceError):
+                        raise value
+                    yield value
         except ray.exceptions.RayError as err:
-            raise _cause(err) from err
+            raise WorkerError(f"Ray failed ({err}); the same command goes on") from err
         finally:
             if is_ours:
                 ray.shutdown()
@@ -81,28 +90,45 @@ class RayEngine:
                 fn_constructor_args=(self.spec,),
                 batch_size=1,
                 batch_format="pyarrow",
-                concurrency=self.n_workers or n_gpus or n_cpus,
+                compute=ray.data.ActorPoolStrategy(size=self.n_workers or n_gpus or n_cpus),
                 num_cpus=0 if n_gpus else 1,
                 num_gpus=1 if n_gpus else 0,
             )
 
 
 class _Actor:
+    """Holds the model. Errors are handed on as answers: Ray would leave their text alone."""
+
     def __init__(self, spec: ScorerSpec) -> None:
-        share_cores(1)
-        self._scorer = spec.load()
+        share_cores(1)  # of those that Ray leaves to an actor
+        self._spec = spec
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return self._spec.load()
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        return _block(self._scorer(pickle.loads(block["window"][0].as_py())))
+        (window,) = _values(block)
+        try:
+            return _block(window if isinstance(window, StanceError) else self._scorer(window))
+        except StanceError as err:
+            return _block(err)
 
 
-def _block(window: object) -> pa.Table:
-    return pa.table({"window": pa.array([pickle.dumps(window)], pa.large_binary())})
+def _read(windows: WindowReader, folder: Path) -> Iterator[pa.Table]:
+    try:
+        with chdir(folder):  # paths are as the user gave them
+            yield from map(_block, windows)
+    except StanceError as err:
+        yield _block(err)
 
 
-def _read(windows: WindowReader, folder: Path) -> Iterable[pa.Table]:
-    with chdir(folder):  # paths are as the user gave them
-        yield from map(_block, windows)
+def _block(value: Window | ScoredWindow | StanceError) -> pa.Table:
+    return pa.table({"window": pa.array([pickle.dumps(value)], pa.large_binary())})
+
+
+def _values(block: pa.Table) -> Iterator[Any]:
+    return (pickle.loads(value.as_py()) for value in block["window"])
 
 
 def _source(read: Any) -> Any:
@@ -123,20 +149,12 @@ def _source(read: Any) -> Any:
 
 
 def _connect(address: str | None) -> None:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
 
     try:
         ray.init(address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError) as err:
         raise ConfigError(f"no Ray cluster at {address or 'this machine'} ({err})") from err
-
-
-def _cause(err: BaseException) -> StanceError:
-    """The error of this package behind one of Ray's."""
-    found: BaseException | None = err
-    while found is not None:
-        if isinstance(found, StanceError):
-            return found
-        found = getattr(found, "cause", None) or found.__cause__
-    return WorkerError(f"Ray gave up ({err}); the same command goes on where it stopped")
