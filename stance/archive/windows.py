@@ -24,7 +24,7 @@ from stance.records import ArticlePrediction
 from stance.segment import SegmentedText
 from stance.tables import Fields, Position
 
-_WINDOW_SENTENCES = 1024
+_WINDOW_SENTENCES = 2048
 _CHARS_PER_SENTENCE = 1000
 
 
