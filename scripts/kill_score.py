@@ -1,6 +1,7 @@
 """Kill `stance score` with SIGKILL at random moments, go on, compare with an unbroken run.
 
 usage: python scripts/kill_score.py [--n-kills 20] [--seed 0] [--n-articles 120] [--model DIR]
+           [--workers N] [--engine ray]
 
 Each trial scores an archive of tables and files from nothing, kills it at a moment drawn over the
 whole life of an unbroken run, start-up included, goes on, and compares every row and every reject
@@ -59,6 +60,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--n-articles", type=int, default=120)
     parser.add_argument("--model", default="minilm")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--engine", default="local")
     options = parser.parse_args()
     rng = random.Random(options.seed)
     work = Path(tempfile.mkdtemp(prefix="kill-score-"))
@@ -68,6 +71,7 @@ def main() -> int:
         return [
             *(sys.executable, "-m", "stance", "score", str(work / "archive"), str(out)),
             *("--model", options.model, "--shard-sentences", "100"),
+            *("--workers", str(options.workers), "--engine", options.engine),
         ]
 
     try:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         MissingPackageError,
         StanceError,
         StanceWarning,
+        WorkerError,
     )
     from stance.labels import HOLDERS, LABELS, NONE, STANCES
     from stance.records import ArticlePrediction, Prediction
@@ -41,6 +42,7 @@ _HOME = {
         "MissingPackageError",
         "StanceError",
         "StanceWarning",
+        "WorkerError",
     ),
     "labels": ("HOLDERS", "LABELS", "NONE", "STANCES"),
     "records": ("ArticlePrediction", "Prediction"),
@@ -64,6 +66,7 @@ __all__ = [
     "StanceClassifier",
     "StanceError",
     "StanceWarning",
+    "WorkerError",
     "__version__",
     "load",
     "predict",

@@ -29,5 +29,9 @@ class MissingPackageError(StanceError, ImportError):
     """An optional package is not installed; the message holds the install command."""
 
 
+class WorkerError(StanceError, RuntimeError):
+    """A process that was at work died; the same command goes on."""
+
+
 class StanceWarning(UserWarning):
     """Something the user should know about a result that was still given."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import redirect_stdout
 
 
 def main(argv: list[str]) -> int:
@@ -31,20 +32,33 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--shard-sentences", type=int, default=20_000, metavar="N", help="default: 20000"
     )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes (default: 1; with ray: all processors)"
+    )
+    parser.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster"
+    )
+    parser.add_argument(
+        "--ray-address", metavar="ADDRESS", help="of a cluster (default: the one here, else start one)"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(argv)
     from stance.archive import score_archive
 
-    done = score_archive(
-        options.inputs,
-        options.out,
-        model=options.model,
-        text_field=options.text_field,
-        id_field=options.id_field,
-        abstain_below=options.abstain_below,
-        shard_sentences=options.shard_sentences,
-        show_progress=not options.quiet,
-    )
+    with redirect_stdout(sys.stderr):  # Ray prints there
+        done = score_archive(
+            options.inputs,
+            options.out,
+            model=options.model,
+            text_field=options.text_field,
+            id_field=options.id_field,
+            abstain_below=options.abstain_below,
+            shard_sentences=options.shard_sentences,
+            workers=options.workers,
+            engine=options.engine,
+            ray_address=options.ray_address,
+            show_progress=not options.quiet,
+        )
     print("nothing to do; " * done.was_finished + str(done), flush=True)
     if done.n_rejects and not done.n_articles:
         print("stance score: every article was rejected; see rejects.jsonl", file=sys.stderr)

@@ -95,3 +95,30 @@ def test_killed_runs_go_on_without_loss_or_double(tiny_bundle, tmp_path):
     subprocess.run(command(out), check=True, capture_output=True)
     assert result_of(out) == result_of(tmp_path / "whole")
     assert len(result_of(out)[0]) == 360 * 16 and result_of(out)[1].count("\n") == 40
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes by /proc")
+def test_workers_end_with_a_killed_run_and_the_next_goes_on(tiny_bundle, tmp_path):
+    data, out = archive_of(200, tmp_path / "in.jsonl"), tmp_path / "out"
+    options = ("--quiet", "--model", str(tiny_bundle), "--shard-sentences", "100")
+    command = [sys.executable, "-m", "stance", "score", str(data), str(out), *options]
+    command += ["--workers", "2"]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(list(out.glob("part-*"))) < 3 and run.poll() is None:
+        time.sleep(0.001)
+    tasks = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    workers = [
+        Path("/proc", t) for t in tasks if b"spawn_main" in Path("/proc", t, "cmdline").read_bytes()
+    ]
+    run.kill()
+    run.wait()
+    assert len(workers) == 2
+    while any(w.exists() and ") Z" not in (w / "stat").read_text() for w in workers):
+        time.sleep(0.05)
+    n_kept = len(list(out.glob("part-*")))
+    assert 3 <= n_kept < 15
+    subprocess.run(command, check=True, capture_output=True)
+    stance("score", data, "whole", *options, cwd=tmp_path)
+    rows, rejects = result_of(tmp_path / "whole")
+    assert result_of(out) == ([pytest.approx(r, abs=1e-6) for r in rows], rejects)
+    assert len(rows) == 180 * 16

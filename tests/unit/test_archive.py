@@ -1,4 +1,3 @@
-import csv
 import json
 import os
 import shutil
@@ -9,63 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stance import BundleError, ConfigError, DataError, articles, load
+from stance import BundleError, ConfigError, DataError, articles, load, tables
 from stance.archive import score_archive
-from stance.articles import Fields, InputFile, Position, read_articles
+from stance.articles import read_articles
+from stance.tables import Fields, InputFile, Position
 from tests.conftest import write_jsonl
+from tests.unit.conftest import rejected, rows_of, scored, text_of, write_csv, write_parquet
 from tests.unit.test_segment import PAGE
-
-
-def text_of(i: int) -> str:
-    return (
-        f"Envoys meet on item {i}\n\nThe ministry rejected point {i} outright. Nobody left.\n"
-        f"A deal on {i % 3} is within reach. Talks on item 4 are deadlocked."
-    )
-
-
-def write_csv(path: Path, rows: list[dict]) -> Path:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
-def write_parquet(path: Path, rows: list[dict], **options) -> Path:
-    pq.write_table(pa.Table.from_pylist(rows), path, **options)
-    return path
-
-
-def rows_of(numbers) -> list[dict]:
-    return [{"paper": "x", "article_id": f"id{i}", "text": text_of(i)} for i in numbers]
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    """Twenty articles in files of every kind; two faulty ones among them."""
-    folder = tmp_path / "archive"
-    (folder / "more").mkdir(parents=True)
-    table = write_jsonl(folder / "a.jsonl", rows_of(range(6)))
-    with table.open("a") as file:
-        file.write('\n{"text": \n{"text": "Talks stall."}\n')
-    write_csv(folder / "b.csv", rows_of(range(6, 11)))
-    write_parquet(folder / "c.parquet", rows_of(range(11, 17)), row_group_size=4)
-    (folder / "d.txt").write_text(text_of(17))
-    (folder / "e.html").write_text(PAGE)
-    (folder / "empty.txt").write_text("")
-    (folder / "more" / "f.txt").write_text(text_of(18))
-    (folder / ".hidden.txt").write_text("Hidden.")
-    (folder / "notes.pdf").write_bytes(b"%PDF")
-    return folder
-
-
-def scored(out: Path) -> list[dict]:
-    shards = sorted(out.glob("*.parquet"))
-    return [row for path in shards for row in pq.read_table(path).to_pylist()]
-
-
-def rejected(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "rejects.jsonl").read_text().splitlines()]
 
 
 def score(inputs, out, bundle, **options):
@@ -172,7 +121,7 @@ def test_a_faulty_article_is_rejected_and_the_rest_goes_on(
     name, tiny_bundle, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(articles, "MAX_CHARS", 500)
-    monkeypatch.setattr(articles, "_MAX_LINE_BYTES", 700_000)
+    monkeypatch.setattr(tables, "_MAX_LINE_BYTES", 700_000)
     file_name, content, number, reason = FAULTY[name]
     path = write_any(tmp_path / file_name, content)
     done = score(path, tmp_path / "out", tiny_bundle)
@@ -440,7 +389,7 @@ def test_another_model_or_version_is_refused(archive, tiny_bundle, tmp_path, mon
     (moved / "manifest.json").write_text((moved / "manifest.json").read_text() + "\n")
     with pytest.raises(ConfigError, match="another model_manifest_sha256"):
         score(archive, tmp_path / "out", moved)
-    monkeypatch.setattr("stance.archive.__version__", "9.9")
+    monkeypatch.setattr("stance.archive.run.__version__", "9.9")
     with pytest.raises(ConfigError, match="another stance_version"):
         score(archive, tmp_path / "out", tiny_bundle)
 

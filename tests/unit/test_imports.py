@@ -5,10 +5,11 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "stance"
 ORDER = [
-    *("labels", "errors", "records", "config", "segment", "rows", "articles", "corpus", "splits"),
-    *("predictions", "audit", "prepare", "metrics", "agreement", "neutrality", "behaviour"),
-    *("annotate", "calibration", "encoder", "model", "bundle", "holders", "classifier", "archive"),
-    *("baselines", "run", "training", "evaluation", "benchmark", "report", "cli", "__main__"),
+    *("labels", "errors", "records", "config", "segment", "rows", "tables", "articles", "corpus"),
+    *("splits", "predictions", "audit", "prepare", "metrics", "agreement", "neutrality"),
+    *("behaviour", "annotate", "calibration", "encoder", "model", "bundle", "holders"),
+    *("classifier", "archive", "baselines", "run", "training", "evaluation", "benchmark"),
+    *("report", "cli", "__main__"),
 ]
 
 
