@@ -6,6 +6,7 @@ from stance import HOLDERS, LABELS, load
 from stance.classifier import find_bundle
 from stance.config import resource_dir
 from stance.corpus import load_corpus
+from stance.neutrality import swap_names
 from stance.predictions import read_predictions
 from stance.prepare import load_for_training
 from tests.conftest import train_config
@@ -34,6 +35,17 @@ def test_the_default_model_says_label_holder_and_risk():
     assert (found.label, found.holder) == ("obstructive", "russia")
     assert found.holder_span in found.text
     assert 0.25 < model.threshold_for(risk=0.1) < 1
+
+
+def test_swapping_the_belligerents_swaps_the_holder_and_nothing_else():
+    corpus = load_corpus(resource_dir("data") / "peace_talks").split("validation")
+    texts = [t for t in corpus.texts if swap_names(t) != t][:60]
+    model = load()
+    before, after = model.predict(texts), model.predict([swap_names(t) for t in texts])
+    assert [p.scores for p in after] == [p.scores for p in before]
+    mirror = {"russia": "ukraine", "ukraine": "russia"}
+    assert [mirror.get(p.holder, p.holder) for p in after] == [p.holder for p in before]
+    assert {"russia", "ukraine"} <= {p.holder for p in before}
 
 
 def test_the_teacher_answers_every_sentence_that_the_recipe_trains_on():
