@@ -1,7 +1,8 @@
 """The optimisation: a plain loop whose every random choice is a function of seed and step.
 
 That makes it resume exactly: a checkpoint holds weights, optimizer state and counters, no generator
-state, and a run that was killed and resumed ends with the same bits as one that was not.
+state, and a run that was killed and resumed ends with the same bits as one that was not. Of several
+processes each works out its part of a batch's loss and gradient; the parts add up to the whole.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from stance.classifier import batches_by_tokens, softmax
 from stance.config import TrainConfig, TrainerConfig
 from stance.encoder import read_tensors
 from stance.holders import holder_loss
-from stance.model import Encoded, StanceModel, collate
+from stance.model import StanceModel, collate
+from stance.parallel import Ranks
 from stance.run import Progress, Run
 from stance.training_set import TrainingSet
 
@@ -41,11 +43,12 @@ class Loop:
         train_set: TrainingSet,
         validation: TrainingSet,
         run: Run,
+        ranks: Ranks,
     ) -> None:
         self.config = config
         self.options: TrainerConfig = config.trainer
         self.model, self.train_set, self.validation, self.run = model, train_set, validation, run
-        self.device = next(model.parameters()).device
+        self.ranks, self.device = ranks, ranks.device
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         head = [p for n, p in self.trained.items() if not n.startswith("encoder.")]
         body = [p for n, p in self.trained.items() if n.startswith("encoder.")]
@@ -57,8 +60,11 @@ class Loop:
             weight_decay=self.options.weight_decay,
             fused=True,
         )
-        self.target = torch.tensor(train_set.target, dtype=torch.float32)
-        self.weights = class_weights(train_set.y, train_set.target.shape[1], self.options)
+        target = torch.tensor(train_set.target, dtype=torch.float32, device=self.device)
+        smooth = self.options.label_smoothing_factor
+        self.target = (1 - smooth) * target + smooth / target.shape[1]
+        weights = class_weights(train_set.y, target.shape[1], self.options)
+        self.weights = weights.to(self.device)
         self.n_epoch_steps = -(-len(train_set) // self.options.train_batch_size)
         self.n_steps = self.n_epoch_steps * self.options.num_train_epochs
         self.progress = Progress()
@@ -78,6 +84,7 @@ class Loop:
             unit="step",
             file=sys.stderr,
             mininterval=0.5 if sys.stderr.isatty() else 30,
+            disable=not self.ranks.is_main,
         )
         with bar:
             while self.progress.step < self.n_steps and not self._is_stopped():
@@ -110,45 +117,61 @@ class Loop:
             batches += [chunk[i : i + size] for i in range(0, len(chunk), size)]
         return [batches[i] for i in rng.permutation(len(batches))]
 
-    def _inputs(self, epoch: int, rows: Sequence[int]) -> tuple[list[Encoded], list[bool]]:
-        """The inputs of some rows, and in which of them names are swapped."""
-        made, swapped = [], []
-        for row in rows:
-            rng = np.random.default_rng([self.config.seed, epoch, 1, row])
-            is_bare = bool(rng.random() < self.options.context_dropout)
-            swapped.append(bool(rng.random() < self.options.swap_share))
-            made.append(self.train_set.encode(row, is_bare=is_bare, is_swapped=swapped[-1]))
-        return made, swapped
+    def _draw(self, epoch: int, row: int) -> tuple[bool, bool]:
+        """Whether a row is read without its context, and with names swapped."""
+        rng = np.random.default_rng([self.config.seed, epoch, 1, row])
+        return (
+            bool(rng.random() < self.options.context_dropout),
+            bool(rng.random() < self.options.swap_share),
+        )
 
     def _loss(self, epoch: int, rows: Sequence[int], precision: str) -> torch.Tensor:
-        encoded, swapped = self._inputs(epoch, rows)
+        """This process's share of a batch's loss; divisors are those of the whole batch."""
+        part = self.ranks.part
+        if not rows[part]:
+            return torch.zeros((), device=self.device, requires_grad=True)
+        drawn = [self._draw(epoch, row) for row in rows]
+        swapped = [is_swapped for _, is_swapped in drawn]
+        encoded = [
+            self.train_set.encode(row, is_bare=is_bare, is_swapped=is_swapped)
+            for row, (is_bare, is_swapped) in zip(rows[part], drawn[part], strict=True)
+        ]
         batch = collate(encoded, self.train_set.inputs.pad_id)
-        target = self.target[list(rows)].to(self.device)
-        smooth = self.options.label_smoothing_factor
-        target = (1 - smooth) * target + smooth / target.shape[1]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
             outputs = self.model({k: v.to(self.device) for k, v in batch.items()})
-        weighted = target * self.weights.to(self.device)
-        loss = -(weighted * torch.log_softmax(outputs.label, 1)).sum() / weighted.sum()
+        weighted = self.target[list(rows)] * self.weights
+        loss = -(weighted[part] * torch.log_softmax(outputs.label, 1)).sum() / weighted.sum()
         if outputs.holder is not None:
             wanted = [self.train_set.holders[s] for s in swapped]
             holder = np.array([w.holder[r] for w, r in zip(wanted, rows, strict=True)])
             span = np.array([w.span[r] for w, r in zip(wanted, rows, strict=True)])
-            loss = loss + self.options.holder_weight * holder_loss(outputs, holder, span)
+            loss = loss + self.options.holder_weight * holder_loss(outputs, holder, span, part)
         return loss
 
     def _step(self, epoch: int, rows: Sequence[int]) -> float:
-        torch.manual_seed(self.config.seed * 1_000_003 + self.progress.step)
+        seed = self.config.seed * 1_000_003 + self.progress.step
+        torch.manual_seed(seed + (self.ranks.rank << 52))  # masks of their own in each process
         self.model.train()
         loss = self._loss(epoch, rows, self.progress.precision)
         loss.backward()
+        loss = loss.detach()
+        self._sum_gradients(loss)
         torch.nn.utils.clip_grad_norm_(self.trained.values(), self.options.max_grad_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * self._schedule(self.progress.step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._average()
-        return float(loss.detach())
+        return float(loss)
+
+    def _sum_gradients(self, loss: torch.Tensor) -> None:
+        if self.ranks.size == 1:
+            return
+        for parameter in self.trained.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [p.grad for p in self.trained.values() if p.grad is not None]
+        self.ranks.sum([loss, *gradients])
 
     def _average(self) -> None:
         """Move the averaged weights toward the new ones, faster in the first steps.
@@ -173,30 +196,37 @@ class Loop:
         if self.options.precision != "auto":
             return self.options.precision
         rows = self.epoch_batches(0)[0]
-        taken = {"fp32": np.inf, "bf16": np.inf}
+        taken: dict[str, list[float]] = {"fp32": [], "bf16": []}
         self.model.train()
         for _ in range(5):  # in turn, and the best of each, so that a busy moment hits both
             for precision in taken:
                 start = time.perf_counter()
                 self._loss(0, rows, precision).backward()
-                taken[precision] = min(taken[precision], time.perf_counter() - start)
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize()
+                taken[precision].append(time.perf_counter() - start)
                 self.optimizer.zero_grad(set_to_none=True)
-        chosen = "bf16" if taken["bf16"] < 0.9 * taken["fp32"] else "fp32"
+        best = torch.tensor([min(t) for t in taken.values()], device=self.device)
+        self.ranks.sum([best])
+        fp32, bf16 = (best / self.ranks.size).tolist()
+        chosen = "bf16" if bf16 < 0.9 * fp32 else "fp32"
         log.info(
             "precision %s: a step takes %.0f ms in bf16, %.0f ms in fp32",
             chosen,
-            1000 * taken["bf16"],
-            1000 * taken["fp32"],
+            1000 * bf16,
+            1000 * fp32,
         )
         return chosen
 
     def logits(self, part: TrainingSet) -> tuple[Floats, Floats | None]:
         """Label and holder logits of a set with full context, a row a sentence."""
         encoded = [part.encode(row) for row in range(len(part))]
-        label = np.zeros((len(part), self.target.shape[1]))
-        holder = None
+        n_holders = self.model.holder_head.out_features if self.model.holder_head else 0
+        label = torch.zeros((len(part), self.target.shape[1]), dtype=torch.float64)
+        holder = torch.zeros((len(part), n_holders), dtype=torch.float64)
         self.model.eval()
-        for rows in batches_by_tokens([len(e.ids) for e in encoded], 4096):
+        batches = list(batches_by_tokens([len(e.ids) for e in encoded], 4096))
+        for rows in batches[self.ranks.part]:
             batch = collate([encoded[r] for r in rows], part.inputs.pad_id)
             with (
                 torch.inference_mode(),
@@ -205,12 +235,13 @@ class Loop:
                 ),
             ):
                 made = self.model({k: v.to(self.device) for k, v in batch.items()})
-            label[rows] = made.label.double().cpu().numpy()
+            label[rows] = made.label.double().cpu()
             if made.holder is not None:
-                found = made.holder.double().cpu().numpy()
-                holder = np.zeros((len(part), found.shape[1])) if holder is None else holder
-                holder[rows] = found
-        return label, holder
+                holder[rows] = made.holder.double().cpu()
+        found = [label.to(self.device), holder.to(self.device)]
+        self.ranks.sum(found)  # each row is one process's, and zero in all others
+        of_label, of_holder = (t.cpu().numpy() for t in found)
+        return of_label, of_holder if n_holders else None
 
     def _validate(self, epoch: int) -> None:
         current = self._copy()

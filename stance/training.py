@@ -23,6 +23,7 @@ from stance.holders import UNKNOWN, holder_classes
 from stance.labels import NONE
 from stance.loop import Loop
 from stance.model import InputBuilder, ModelSpec, StanceModel, new_model, new_spec
+from stance.parallel import join
 from stance.run import Run
 from stance.training_set import TrainingSet
 
@@ -47,7 +48,9 @@ class TrainResult:
 def train(config: TrainConfig, corpus: Corpus, run_dir: Path) -> TrainResult:
     """Fine-tune on the train split, stopping early on the validation split's `macro_f1`.
 
-    What is validated and kept is the running average of the weights, not their last value.
+    What is validated and kept is the running average of the weights, not their last value. Where
+    `torchrun` started several processes, each calls this, works on its part of every batch and
+    returns the same; the first alone writes to `run_dir`, which all must see.
 
     Parameters
     ----------
@@ -62,14 +65,16 @@ def train(config: TrainConfig, corpus: Corpus, run_dir: Path) -> TrainResult:
     parts = {name: corpus.split(name) for name in ("train", "validation")}
     for name, part in parts.items():
         require_classes(part, f"split {name!r}")
-    run = Run(config, run_dir, corpus.fingerprint)
-    base = find_base(config.model.base, config.model.revision)
+    ranks = join(config.trainer.device)
+    with ranks.main_first():
+        run = Run(config, run_dir, corpus.fingerprint, is_main=ranks.is_main)
+        base = find_base(config.model.base, config.model.revision)
+        taught = run.teach(parts["train"]) if config.trainer.teachers else None
     tokenizer = load_tokenizer(base.folder)
     holders = holder_classes(parts["train"]) if config.trainer.holder_weight else ()
     spec = _new_spec(config, corpus.classes_, holders, base, tokenizer)
     inputs = InputBuilder(tokenizer, spec)
     weight = config.trainer.soft_label_weight
-    taught = run.teach(parts["train"]) if config.trainer.teachers else None
     train_set = TrainingSet(parts["train"], inputs, weight, taught, config.trainer.teacher_weight)
     validation = TrainingSet(parts["validation"], inputs, weight)
     torch.manual_seed(config.seed)
@@ -78,8 +83,7 @@ def train(config: TrainConfig, corpus: Corpus, run_dir: Path) -> TrainResult:
     model.encoder.set_attn_implementation("eager")  # type: ignore[operator]
     if not config.model.train_word_embeddings:
         model.encoder.get_input_embeddings().requires_grad_(False)  # type: ignore[operator]
-    device = _device(config.trainer.device)
-    loop = Loop(config, model.to(device), train_set, validation, run)
+    loop = Loop(config, model.to(ranks.device), train_set, validation, run, ranks)
     loop.run_to_end()
     label, holder = loop.logits(validation)
     if config.trainer.calibrate:
@@ -167,14 +171,6 @@ def _new_spec(
         n_context=config.model.n_context,
         has_headline=config.model.has_headline,
     )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("trainer.device=cuda but torch finds no GPU; use auto or cpu")
-    return torch.device(name)
 
 
 def fit_temperature(logits: NDArray[np.float64], y: NDArray[np.int64]) -> float:

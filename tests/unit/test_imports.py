@@ -8,7 +8,7 @@ ORDER = [
     *("labels", "errors", "records", "config", "segment", "rows", "articles", "corpus", "splits"),
     *("predictions", "audit", "prepare", "metrics", "agreement", "neutrality", "behaviour"),
     *("annotate", "calibration", "encoder", "model", "bundle", "holders", "classifier", "archive"),
-    *("baselines", "run", "training_set", "loop", "training"),
+    *("baselines", "parallel", "run", "training_set", "loop", "training"),
     *("evaluation", "benchmark", "report", "cli", "__main__"),
 ]
 
