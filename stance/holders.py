@@ -64,9 +64,19 @@ def _tokens_of(text: str, span: str, tokens: Sequence[tuple[int, int]]) -> tuple
 
 
 def holder_loss(
-    outputs: Outputs, holder: NDArray[np.int64], span: NDArray[np.int64]
+    outputs: Outputs,
+    holder: NDArray[np.int64],
+    span: NDArray[np.int64],
+    part: slice = slice(None),
 ) -> torch.Tensor:
-    """Mean cross-entropy of holder, first and last token over the rows where each is known."""
+    """Mean cross-entropy of holder, first and last token over the rows where each is known.
+
+    Parameters
+    ----------
+    outputs : for the rows `part` of a batch.
+    holder, span : targets of the whole batch, shapes (n,) and (n, 2), as in `HolderTargets`.
+    part : the losses of parts add up to the batch's.
+    """
     device = outputs.label.device
     assert outputs.holder is not None and outputs.span is not None
     parts = (
@@ -80,7 +90,7 @@ def holder_loss(
         loss = loss + (
             torch.nn.functional.cross_entropy(
                 logits,
-                torch.tensor(target, device=device),
+                torch.tensor(target[part], device=device),
                 ignore_index=UNKNOWN,
                 reduction="sum",
             )

@@ -45,16 +45,26 @@ class Progress:
 
 
 class Run:
-    """The files of a run: what it was asked, its metrics, its checkpoint."""
+    """The files of a run: what it was asked, its metrics, its checkpoint.
 
-    def __init__(self, config: TrainConfig, folder: Path, data_sha256: str) -> None:
-        self.folder = folder
+    Of several processes that train together the main one writes, and the others read.
+    """
+
+    def __init__(
+        self, config: TrainConfig, folder: Path, data_sha256: str, *, is_main: bool = True
+    ) -> None:
+        self.folder, self.is_main = folder, is_main
+        self.teachers = config.trainer.teachers
+        if is_main:
+            self._begin(config, data_sha256)
+
+    def _begin(self, config: TrainConfig, data_sha256: str) -> None:
+        folder = self.folder
         folder.mkdir(parents=True, exist_ok=True)
         for stale in folder.glob(".checkpoint-*"):
             shutil.rmtree(stale, ignore_errors=True)
         asked = {k: v for k, v in asdict(config).items() if k not in _NOT_IDENTITY}
         asked["data_sha256"] = data_sha256
-        self.teachers = config.trainer.teachers
         asked["teachers_sha256"] = [sha256_of(_teacher_file(t)) for t in self.teachers]
         path = folder / "config.json"
         if self.checkpoint() and not config.resume:
@@ -109,6 +119,8 @@ class Run:
         averaged: dict[str, torch.Tensor],
     ) -> None:
         """Write a checkpoint, then remove older ones."""
+        if not self.is_main:
+            return
         older = list(self.folder.glob("checkpoint-*"))
         target = self.folder / f"checkpoint-{progress.step}"
         fresh = Path(tempfile.mkdtemp(dir=self.folder, prefix=".checkpoint-"))
@@ -126,6 +138,8 @@ class Run:
 
     def write_metrics(self, history: Sequence[dict[str, Any]]) -> None:
         """Bring metrics.jsonl in line with the history."""
+        if not self.is_main:
+            return
         lines = "".join(json.dumps(row) + "\n" for row in history)
         write_atomically(self.folder / "metrics.jsonl", lines)
 
@@ -163,6 +177,7 @@ def _environment() -> dict[str, Any]:
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "n_threads": torch.get_num_threads(),
+        "n_processes": int(os.environ.get("WORLD_SIZE", "1")),
         "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "versions": {name: version(name) for name in names},
     }

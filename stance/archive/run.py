@@ -97,8 +97,8 @@ def score_archive(
     engine : `local`, or `ray` for a cluster (`pip install 'peace-stance[ray]'`); then the inputs
         and `out` need only be here, but every machine needs this package and the model, a folder
         at the same path.
-    ray_address : as in `ray.init`; None for a cluster that this machine is part of, else one of this
-        machine alone.
+    ray_address : as in `ray.init`; None for a cluster that this machine is part of, else one of
+        this machine alone.
     show_progress : whether to show a progress bar on standard error.
 
     Raises

@@ -39,7 +39,9 @@ def main(argv: list[str]) -> int:
         "--engine", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster"
     )
     parser.add_argument(
-        "--ray-address", metavar="ADDRESS", help="of a cluster (default: the one here, else start one)"
+        "--ray-address",
+        metavar="ADDRESS",
+        help="of a cluster (default: the one here, else start one)",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(argv)

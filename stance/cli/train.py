@@ -15,8 +15,13 @@ log = logging.getLogger(__name__)
 
 
 def main(argv: list[str]) -> int:
-    """Run the whole job."""
-    return _hydra.run("train", TrainConfig, _task, argv, {"data": "data.path"}, ("data",))
+    """Run the whole job; under `torchrun` together with the other processes."""
+    code = _hydra.run("train", TrainConfig, _task, argv, {"data": "data.path"}, ("data",))
+    if "stance.parallel" in sys.modules:  # not after --help
+        from stance.parallel import leave
+
+        leave()
+    return code
 
 
 def _task(config: TrainConfig, run_dir: Path) -> None:
@@ -25,11 +30,17 @@ def _task(config: TrainConfig, run_dir: Path) -> None:
     from stance.bundle import bundle_tensors, save_bundle
     from stance.classifier import load
     from stance.evaluation import evaluate
+    from stance.parallel import join
     from stance.report import learning_curve_figure, model_card, to_markdown, write_report
     from stance.training import train
 
+    ranks = join(config.trainer.device)
+    if not ranks.is_main:
+        logging.disable()
     corpus = load_for_training(config.data, config.seed)
     result = train(config, corpus, run_dir)
+    if not ranks.is_main:
+        return
     log.info("trained in %.0f s", result.elapsed_s)
     command = shlex.join(["stance", "train", *sys.argv[1:]])
     bundle = run_dir / "bundle"

@@ -8,8 +8,8 @@ ORDER = [
     *("labels", "errors", "records", "config", "segment", "rows", "tables", "articles", "corpus"),
     *("splits", "predictions", "audit", "prepare", "metrics", "agreement", "neutrality"),
     *("behaviour", "annotate", "calibration", "encoder", "model", "bundle", "holders"),
-    *("classifier", "archive", "baselines", "run", "training", "evaluation", "benchmark"),
-    *("report", "cli", "__main__"),
+    *("classifier", "archive", "baselines", "parallel", "run", "training_set", "loop", "training"),
+    *("evaluation", "benchmark", "report", "cli", "__main__"),
 ]
 
 

@@ -9,9 +9,10 @@ import torch
 from stance import ConfigError, DataError, load
 from stance.corpus import load_corpus
 from stance.encoder import read_tensors
+from stance.loop import class_weights
 from stance.predictions import write_predictions
 from stance.run import Run, taught_by
-from stance.training import class_weights, fit_temperature, none_offset, train
+from stance.training import fit_temperature, none_offset, train
 from tests.conftest import small_rows, write_jsonl
 
 
@@ -42,7 +43,7 @@ def test_a_run_stopped_anywhere_resumes_to_the_same_bits(
     class Stop(Exception):
         pass
 
-    from stance.training import Loop
+    from stance.loop import Loop
 
     step, taken = Loop._step, []
 
