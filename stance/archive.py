@@ -100,6 +100,7 @@ def score_archive(
     id_field: str = "article_id",
     abstain_below: float = 0.0,
     shard_sentences: int = SHARD_SENTENCES,
+    first_look: bool = True,
     show_progress: bool = False,
 ) -> ArchiveSummary:
     """Label every sentence of an archive of articles, in constant memory, with restart.
@@ -113,14 +114,16 @@ def score_archive(
         of them, in any mixture.
     out : folder for `part-*.parquet`, one row a sentence: article_id, source (the path as given,
         with the row), index, text, start, end, label, score, score_<label> for each label, holder,
-        holder_score, holder_span, is_truncated. Also for `rejects.jsonl` (source, article_id,
-        reason) and `manifest.json`.
+        holder_score, holder_span, is_truncated, is_skipped. Also for `rejects.jsonl` (source,
+        article_id, reason) and `manifest.json`.
     model : as in `load`.
     text_field, id_field : columns of the tables. An article without id gets
         ``<file name>:<row>``, a text or HTML file its name.
     abstain_below : as in `StanceClassifier.predict`.
     shard_sentences : a shard ends with the article that brings it to so many sentences, or to a
         thousand times as many characters.
+    first_look : whether sentences that are surely `none` may be skipped, see
+        `StanceClassifier.predict_articles`.
     show_progress : whether to show a progress bar on standard error.
 
     Raises
@@ -144,6 +147,7 @@ def score_archive(
         "id_field": id_field,
         "abstain_below": abstain_below,
         "shard_sentences": shard_sentences,
+        "first_look": first_look,
     }
     if not folder.manifest().get("finished"):
         load(name)  # a faulty model is refused before anything is written
@@ -153,7 +157,7 @@ def score_archive(
             folder.state(finished["n_shards"])
             return ArchiveSummary(folder.path, **finished, was_finished=True)
         n_bytes = sum(i["size"] for i in manifest["inputs"])
-        run = _Run(folder, load(name), abstain_below, shard_sentences)
+        run = _Run(folder, load(name, first_look=first_look), abstain_below, shard_sentences)
         with run, _progress_bar(n_bytes, run.state.position, show_progress) as bar:
             return run.to_end(fields, bar)
 
@@ -304,6 +308,7 @@ def _schema(classes: Sequence[str]) -> pa.Schema:
         "holder_score": pa.float32(),
         "holder_span": pa.string(),
         "is_truncated": pa.bool_(),
+        "is_skipped": pa.bool_(),
     }
     return pa.schema(list(kinds.items()))
 
@@ -316,7 +321,7 @@ def _rows(
         (
             *(article.article_id, article.source, index),
             *(s.text, s.start, s.end, s.label, s.score, *s.scores.values()),
-            *(s.holder, s.holder_score, s.holder_span, s.is_truncated),
+            *(s.holder, s.holder_score, s.holder_span, s.is_truncated, s.is_skipped),
         )
         for article, answer in zip(articles, made, strict=True)
         for index, s in enumerate(answer.sentences)
