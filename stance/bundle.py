@@ -239,11 +239,11 @@ def _first_look(found: dict[str, torch.Tensor], spec: ModelSpec, folder: Path) -
     calibration = _calibration(_taken(found, _CALIBRATION), folder)
     n_classes = len(spec.classes_)
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
-    n_weights = (shapes.pop("weights", None) or (0,))[0]
+    of_weights = shapes.pop("weights", ())
     is_sound = (
         shapes == {"threshold": (1,), "proba": (n_classes,)}
-        and found["weights"].dim() == 1
-        and N_PAIRS < n_weights <= MAX_WEIGHTS
+        and len(of_weights) == 1
+        and N_PAIRS < of_weights[0] <= MAX_WEIGHTS
         and all(t.is_floating_point() and bool(t.isfinite().all()) for t in found.values())
         and calibration is not None
         and calibration.proba.shape[1] == n_classes

@@ -28,9 +28,9 @@ MAX_LOSS = 0.005
 _CONFIDENCE = 0.6
 _STRENGTHS = (0.3, 1.0, 3.0)
 _N_FOLDS = 3
-_MIN_SENTENCES = 200
+_MIN_SENTENCES, _MIN_ARTICLES = 200, 20
 _N_RESAMPLES = 1000
-_NEGLIGIBLE = 0.01
+_NEGLIGIBLE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ def fit_first_look(folder: Path, corpus: Corpus) -> FirstLook | None:
     weights become token weights afterwards. The threshold comes from validation, see
     `choose_threshold`.
 
-    None: the labels lack `none`, a split holds too few sentences, or nothing can be skipped.
+    None: the labels lack `none`, a split holds too little, the model says next to nothing but one
+    label, or nothing can be skipped.
 
     Raises
     ------
@@ -69,14 +70,20 @@ def fit_first_look(folder: Path, corpus: Corpus) -> FirstLook | None:
     if lost := sorted({"train", "validation"} - set(corpus.splits)):
         raise DataError(f"{corpus.path}: no split {lost[0]!r}; a first look is fitted on it")
     split = {name: corpus.split(name) for name in ("train", "validation")}
-    if NONE not in classes or min(map(len, split.values())) < _MIN_SENTENCES:
+    if NONE not in classes or any(
+        len(p) < _MIN_SENTENCES or len(p.articles) < _MIN_ARTICLES for p in split.values()
+    ):
         return None
     embedding = bundle.model.encoder.get_input_embeddings().weight.detach()  # type: ignore[operator]
     words = embedding.double().cpu().numpy()[: MAX_WEIGHTS - N_PAIRS]
     inputs = InputBuilder(bundle.tokenizer, bundle.spec)
     train, validation = (_part(folder, split[n], inputs, classes, len(words)) for n in split)
-    weights = _fit(train, words, classes.index(NONE)).astype(np.float16).astype(np.float32)
-    return _with_threshold(weights, validation, classes.index(NONE))
+    none = classes.index(NONE)
+    n_none = int((train.proba.argmax(1) == none).sum())
+    if min(n_none, len(train.y) - n_none) < _MIN_ARTICLES:
+        return None
+    weights = _fit(train, words, none).astype(np.float16).astype(np.float32)
+    return _with_threshold(weights, validation, none)
 
 
 def _part(
