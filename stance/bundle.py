@@ -31,7 +31,8 @@ from stance.encoder import (
     sha256_of,
 )
 from stance.errors import BundleError
-from stance.labels import HOLDERS
+from stance.first_look import MAX_WEIGHTS, N_PAIRS, FirstLook
+from stance.labels import HOLDERS, NONE
 from stance.model import ModelSpec, StanceModel
 
 FORMAT_VERSION = 3
@@ -39,6 +40,7 @@ _FILES = ("README.md", "bundle.json", "tokenizer.json", "weights.safetensors")
 _MAX_JSON_BYTES = 1_000_000
 _LEFT, _RIGHT = ".left", ".right"
 _CALIBRATION = "calibration."
+_FIRST_LOOK = "first_look."
 
 
 class Bundle(NamedTuple):
@@ -48,6 +50,7 @@ class Bundle(NamedTuple):
     spec: ModelSpec
     tokenizer: Tokenizer
     calibration: Calibration | None
+    first_look: FirstLook | None
 
 
 def bundle_tensors(
@@ -92,10 +95,7 @@ def save_bundle(
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     if calibration is not None:
-        found = {f.name: getattr(calibration, f.name) for f in fields(calibration)}
-        kept = {_CALIBRATION + name: torch.from_numpy(array) for name, array in found.items()}
-        kept[_CALIBRATION + "proba"] = kept[_CALIBRATION + "proba"].float()
-        tensors = {**tensors, **kept}
+        tensors = {**tensors, **_calibration_tensors(calibration, _CALIBRATION)}
     try:
         fresh.chmod(0o755)
         save_file(tensors, fresh / "weights.safetensors")
@@ -109,6 +109,43 @@ def save_bundle(
         replace_folder(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def put_first_look(folder: Path, first_look: FirstLook | None) -> None:
+    """Give a bundle another first look, or take it away; nothing else of it changes.
+
+    Raises
+    ------
+    BundleError : the folder holds no bundle, or a damaged one.
+    """
+    from safetensors.torch import save_file
+
+    _check_manifest(folder)
+    tensors = read_tensors(folder / "weights.safetensors")
+    tensors = {k: v for k, v in tensors.items() if not k.startswith(_FIRST_LOOK)}
+    if first_look is not None:
+        kept = {
+            "weights": torch.from_numpy(first_look.weights).half(),
+            "threshold": torch.tensor([first_look.threshold], dtype=torch.float32),
+            "proba": torch.from_numpy(first_look.proba).float(),
+            **_calibration_tensors(first_look.calibration, _CALIBRATION),
+        }
+        tensors.update({_FIRST_LOOK + name: tensor for name, tensor in kept.items()})
+    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        shutil.copytree(folder, fresh, dirs_exist_ok=True)
+        save_file(tensors, fresh / "weights.safetensors")
+        (fresh / "weights.safetensors").chmod(0o644)
+        _write_json(fresh / "manifest.json", {name: sha256_of(fresh / name) for name in _FILES})
+        replace_folder(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _calibration_tensors(calibration: Calibration, prefix: str) -> dict[str, torch.Tensor]:
+    found = {f.name: getattr(calibration, f.name) for f in fields(calibration)}
+    kept = {prefix + name: torch.from_numpy(array) for name, array in found.items()}
+    return {**kept, prefix + "proba": kept[prefix + "proba"].float()}
 
 
 def replace_folder(fresh: Path, folder: Path) -> None:
@@ -152,7 +189,8 @@ def load_bundle(folder: Path) -> Bundle:
     spec = _read_spec(folder)
     tensors = read_tensors(folder / "weights.safetensors")
     tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-    calibration = _calibration(tensors, folder)
+    calibration = _calibration(_taken(tensors, _CALIBRATION), folder)
+    first_look = _first_look(_taken(tensors, _FIRST_LOOK), spec, folder)
     state = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}
     if spec.base in PACKAGED:
         base = find_base(spec.base)
@@ -173,25 +211,50 @@ def load_bundle(folder: Path) -> Bundle:
     n_rows = model.encoder.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     if tokenizer.get_vocab_size() > n_rows:
         raise BundleError(f"{folder}: the tokenizer has more tokens than the model, {n_rows}")
-    return Bundle(model, spec, tokenizer, calibration)
+    return Bundle(model, spec, tokenizer, calibration, first_look)
 
 
-def _calibration(tensors: dict[str, torch.Tensor], folder: Path) -> Calibration | None:
-    """The calibration among the tensors, which loses it."""
-    found = {
-        k.removeprefix(_CALIBRATION): tensors.pop(k).numpy()
-        for k in list(tensors)
-        if k.startswith(_CALIBRATION)
-    }
+def _taken(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin so, without the prefix; `tensors` loses them."""
+    names = [k for k in tensors if k.startswith(prefix)]
+    return {k.removeprefix(prefix): tensors.pop(k) for k in names}
+
+
+def _calibration(found: dict[str, torch.Tensor], folder: Path) -> Calibration | None:
     if not found:
         return None
     try:
-        made = Calibration(**{**found, "proba": found["proba"].astype("float64")})
+        arrays = {k: v.numpy() for k, v in found.items()}
+        made = Calibration(**{**arrays, "proba": arrays["proba"].astype("float64")})
         if not len(made.proba) == len(made.y) == len(made.group) or made.proba.ndim != 2:
             raise ValueError("lengths differ")
     except (KeyError, TypeError, ValueError) as err:
         raise BundleError(f"{folder}: damaged calibration ({err})") from err
     return made
+
+
+def _first_look(found: dict[str, torch.Tensor], spec: ModelSpec, folder: Path) -> FirstLook | None:
+    if not found:
+        return None
+    calibration = _calibration(_taken(found, _CALIBRATION), folder)
+    n_classes = len(spec.classes_)
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    of_weights = shapes.pop("weights", ())
+    is_sound = (
+        shapes == {"threshold": (1,), "proba": (n_classes,)}
+        and len(of_weights) == 1
+        and N_PAIRS < of_weights[0] <= MAX_WEIGHTS
+        and all(t.is_floating_point() and bool(t.isfinite().all()) for t in found.values())
+        and calibration is not None
+        and calibration.proba.shape[1] == n_classes
+    )
+    if not is_sound or calibration is None:
+        raise BundleError(f"{folder}: damaged first look, or one of another version; remove it")
+    proba = found["proba"].double().numpy()
+    if (proba < 0).any() or abs(proba.sum() - 1) > 1e-3 or spec.classes_[proba.argmax()] != NONE:
+        raise BundleError(f"{folder}: damaged first look; its answer is {proba.tolist()}")
+    weights, threshold = found["weights"].numpy(), float(found["threshold"][0])
+    return FirstLook(weights, threshold, proba / proba.sum(), calibration)
 
 
 def _whole(

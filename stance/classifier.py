@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import warnings
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ from stance.bundle import load_bundle
 from stance.calibration import Calibration, Share, label_shares
 from stance.config import resource_dir
 from stance.errors import BundleError, InputError, StanceWarning
+from stance.first_look import FirstLook
 from stance.holders import best_span, other_side
 from stance.labels import ABSTAINED, NONE
 from stance.model import Encoded, InputBuilder, ModelSpec, StanceModel, collate
@@ -27,7 +29,7 @@ from stance.segment import SegmentedText, clean_text, split_sentences
 DEFAULT_MODEL = "minilm"
 _ALIASES = {"default": DEFAULT_MODEL, "accurate": "mpnet"}
 _TOKENS_PER_BATCH = 4096
-_NOBODY = (None, None, "")
+_NOBODY: tuple[str | None, float | None, str] = (None, None, "")
 
 
 class StanceClassifier:
@@ -38,6 +40,8 @@ class StanceClassifier:
     classes_ : labels, in the column order of `predict_proba`.
     spec : what the model is.
     calibration : its answers on its validation split; None where the bundle holds none.
+    first_look : what skips sentences that are surely `none` in `predict_articles`, or None.
+    looks_first : whether it does.
     """
 
     def __init__(
@@ -46,9 +50,12 @@ class StanceClassifier:
         spec: ModelSpec,
         tokenizer: Tokenizer,
         calibration: Calibration | None = None,
+        first_look: FirstLook | None = None,
     ) -> None:
         self.spec = spec
         self.calibration = calibration
+        self.first_look = first_look
+        self.looks_first = first_look is not None
         self.classes_ = spec.classes_
         self.device = next(model.parameters()).device
         self._model = model.eval()
@@ -116,13 +123,17 @@ class StanceClassifier:
     def label_shares(self, articles: Sequence[ArticlePrediction]) -> dict[str, Share]:
         """The share of each label in a set of articles, corrected for known errors.
 
-        See `stance.calibration.label_shares`.
+        Where sentences were skipped, the errors are those of first look and model together. See
+        `stance.calibration.label_shares`.
 
         Raises
         ------
         BundleError : the bundle holds no calibration.
         InputError : no sentences.
         """
+        is_skipped = any(s.is_skipped for a in articles for s in a.sentences)
+        if is_skipped and self.first_look is not None:
+            return label_shares(articles, self.first_look.calibration)
         return label_shares(articles, self._calibrated())
 
     def _calibrated(self) -> Calibration:
@@ -133,7 +144,7 @@ class StanceClassifier:
     def predict_article(
         self, article: str | Iterable[str], *, abstain_below: float = 0.0
     ) -> ArticlePrediction:
-        """Classify every sentence of an article, each read with its context.
+        """Classify every sentence of an article, each read with its context, none skipped.
 
         Parameters
         ----------
@@ -146,7 +157,7 @@ class StanceClassifier:
         InputError : neither text nor strings.
         DataError : HTML without article text.
         """
-        return self._articles([article], abstain_below)[0]
+        return self._articles([article], abstain_below, looks_first=False)[0]
 
     def predict_articles(
         self,
@@ -154,7 +165,11 @@ class StanceClassifier:
         *,
         abstain_below: float = 0.0,
     ) -> list[ArticlePrediction]:
-        """Classify the sentences of several articles together, which is faster than one by one.
+        """Classify the sentences of many articles together, which is faster than one by one.
+
+        Where the bundle holds a first look, sentences that are surely `none` are not read: they
+        are `is_skipped` and share one answer, how often each label was true of such sentences on
+        validation. `load(..., first_look=False)` reads them all.
 
         Parameters
         ----------
@@ -164,7 +179,7 @@ class StanceClassifier:
         Returns
         -------
         list of ArticlePrediction : one an article, same order; what `predict_article` gives for
-            each, scores to within rounding.
+            each, skipped sentences apart, scores to within rounding.
 
         Raises
         ------
@@ -173,17 +188,20 @@ class StanceClassifier:
         """
         if isinstance(articles, str) or not isinstance(articles, Iterable):
             raise InputError(f"expected a list of articles, got {type(articles).__name__}")
-        return self._articles(articles, abstain_below)
+        return self._articles(articles, abstain_below, self.looks_first)
 
     def _articles(
-        self, articles: Iterable[str | SegmentedText | Iterable[str]], abstain_below: float
+        self,
+        articles: Iterable[str | SegmentedText | Iterable[str]],
+        abstain_below: float,
+        looks_first: bool,
     ) -> list[ArticlePrediction]:
         split = [_as_segmented(a) for a in articles]
         by_article = [[s.text for s in a.sentences] for a in split]
         texts = [t for part in by_article for t in part]
         chosen = self._inputs.choose_context
         context = [[p[j] for j in chosen(i)] for p in by_article for i in range(len(p))]
-        made = iter(self._predictions(texts, context, abstain_below, stacklevel=4))
+        made = iter(self._predictions(texts, context, abstain_below, looks_first, stacklevel=4))
         return [
             ArticlePrediction(
                 article.text,
@@ -199,9 +217,10 @@ class StanceClassifier:
         texts: Sequence[str],
         context: Sequence[Sequence[str]] | None,
         abstain_below: float = 0.0,
+        looks_first: bool = False,
         stacklevel: int = 3,
     ) -> list[Prediction]:
-        answers = self._run(texts, context)
+        answers = self._run(texts, context, looks_first)
         best = answers.proba.argmax(1)
         rows = [r for r in range(len(texts)) if self.classes_[best[r]] != NONE]
         holders = self._holders(texts, rows, answers) if self.spec.holders else {}
@@ -226,18 +245,19 @@ class StanceClassifier:
                     None,
                     item.is_truncated,
                     *(holders.get(row, _NOBODY) if score >= abstain_below else _NOBODY),
+                    row in answers.skipped,
                 )
             )
         return made
 
     def _holders(
         self, texts: Sequence[str], rows: Sequence[int], answers: _Answers
-    ) -> dict[int, tuple[str, float, str]]:
+    ) -> dict[int, tuple[str | None, float | None, str]]:
         """Holder, its probability and the words that name it, for some rows."""
         clean = [clean_text(texts[r]) for r in rows]
         swapped = [answers.encoded[r].is_swapped for r in rows]
         offsets = self._inputs.token_offsets(clean, swapped)
-        found = {}
+        found: dict[int, tuple[str | None, float | None, str]] = {}
         for row, text, tokens in zip(rows, clean, offsets, strict=True):
             best = int(answers.holder[row].argmax())
             named = answers.spans[row]
@@ -245,12 +265,18 @@ class StanceClassifier:
             found[row] = (self.spec.holders[best], float(answers.holder[row, best]), span)
         return found
 
-    def _run(self, texts: Sequence[str], context: Sequence[Sequence[str]] | None) -> _Answers:
+    def _run(
+        self,
+        texts: Sequence[str],
+        context: Sequence[Sequence[str]] | None,
+        looks_first: bool = False,
+    ) -> _Answers:
         """Answers for texts; inputs that are alike go through the model once."""
         encoded = self._inputs.encode(texts, context)
         first: dict[tuple[int, ...], int] = {}
         same = [first.setdefault((e.n_sentence, *e.ids), row) for row, e in enumerate(encoded)]
-        distinct = list(first.values())
+        skipped = self._skipped(encoded, list(first.values())) if looks_first else set()
+        distinct = [row for row in first.values() if row not in skipped]
         label = np.zeros((len(texts), len(self.classes_)))
         holder = np.zeros((len(texts), len(self.spec.holders)))
         spans: list[tuple[int, int] | None] = [None] * len(texts)
@@ -267,9 +293,13 @@ class StanceClassifier:
                     spans[row] = best_span(logits[: encoded[row].n_sentence + 1])
         label, holder, spans = label[same], holder[same], [spans[r] for r in same]
         proba = softmax(label / self.spec.temperature)
+        if self.first_look is not None:
+            skipped = {row for row, original in enumerate(same) if original in skipped}
+            proba[list(skipped)] = self.first_look.proba
         if NONE in self.classes_:
             wordless = [i for i, t in enumerate(texts) if not any(c.isalpha() for c in t)]
             proba[wordless] = [float(c == NONE) for c in self.classes_]
+            skipped.difference_update(wordless)
         if self.spec.holders:
             holder = softmax(holder / self.spec.holder_temperature)
             swapped = [r for r, e in enumerate(encoded) if e.is_swapped]
@@ -279,17 +309,28 @@ class StanceClassifier:
                 for i, h in enumerate(names)
             ]
             holder[swapped] = holder[swapped][:, mirrored]
-        return _Answers(proba, holder, spans, encoded)
+        return _Answers(proba, holder, spans, encoded, skipped)
+
+    def _skipped(self, encoded: Sequence[Encoded], rows: Sequence[int]) -> set[int]:
+        """Those of some rows that need not be read."""
+        if self.first_look is None:
+            return set()
+        sentences = [encoded[r].ids[: encoded[r].n_sentence + 2] for r in rows]
+        return {r for r, s in zip(rows, self.first_look.skips(sentences), strict=True) if s}
 
 
 @dataclass(frozen=True)
 class _Answers:
-    """A row a text: label and holder probabilities, positions of the span, the input."""
+    """A row a text: label and holder probabilities, positions of the span, the input.
+
+    `skipped` are the rows that the first look answered.
+    """
 
     proba: NDArray[np.float64]
     holder: NDArray[np.float64]
     spans: list[tuple[int, int] | None]
     encoded: list[Encoded]
+    skipped: set[int]
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -347,7 +388,9 @@ _loaded: dict[tuple[Path, str], StanceClassifier] = {}
 _lock = threading.Lock()
 
 
-def load(model: str | Path | None = None, *, device: str = "auto") -> StanceClassifier:
+def load(
+    model: str | Path | None = None, *, device: str = "auto", first_look: bool = True
+) -> StanceClassifier:
     """Load a model; the same folder is loaded once a process.
 
     Parameters
@@ -355,6 +398,7 @@ def load(model: str | Path | None = None, *, device: str = "auto") -> StanceClas
     model : folder of a bundle, or name of a shipped one (`accurate` is `mpnet`); None for the
         shipped default.
     device : `cpu`, `cuda`, or `auto` for a GPU where there is one.
+    first_look : whether `predict_articles` may skip sentences that are surely `none`.
 
     Raises
     ------
@@ -368,7 +412,11 @@ def load(model: str | Path | None = None, *, device: str = "auto") -> StanceClas
         if key not in _loaded:
             found = load_bundle(folder)
             _loaded[key] = StanceClassifier(*found._replace(model=found.model.to(device)))
-        return _loaded[key]
+        loaded = _loaded[key]
+    if not first_look:
+        loaded = copy.copy(loaded)
+        loaded.looks_first = False
+    return loaded
 
 
 def find_bundle(name: str) -> Path:

@@ -77,6 +77,7 @@ class TrainerConfig:
     precision: str = "auto"
     device: str = "auto"
     calibrate: bool = True
+    first_look: bool = True
     bundle_dtype: str = "float32"
     bundle_rank: int = 0
     teachers: list[str] = field(default_factory=list)

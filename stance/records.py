@@ -87,6 +87,7 @@ class Prediction:
     holder : whose stance it is (`stance.HOLDERS`); None for `none`, or if the model can't say.
     holder_score : the probability of that holder, in [0, 1].
     holder_span : the words of the text that name the holder; empty where it does not name it.
+    is_skipped : True where a first look judged the sentence `none` and the model did not read it.
     """
 
     text: str
@@ -99,6 +100,7 @@ class Prediction:
     holder: str | None = None
     holder_score: float | None = None
     holder_span: str = ""
+    is_skipped: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scores", MappingProxyType(dict(self.scores)))
@@ -111,7 +113,8 @@ class Prediction:
     def __reduce__(self) -> tuple[Any, ...]:
         fields = (self.text, self.label, self.score, dict(self.scores))
         holder = (self.holder, self.holder_score, self.holder_span)
-        return (type(self), (*fields, self.start, self.end, self.is_truncated, *holder))
+        rest = (self.start, self.end, self.is_truncated, *holder, self.is_skipped)
+        return (type(self), (*fields, *rest))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, ready for `json.dumps`."""
@@ -126,6 +129,7 @@ class Prediction:
             "holder": self.holder,
             "holder_score": self.holder_score,
             "holder_span": self.holder_span,
+            "is_skipped": self.is_skipped,
         }
 
 

@@ -67,6 +67,7 @@ def score_archive(
     id_field: str = "article_id",
     abstain_below: float = 0.0,
     shard_sentences: int = SHARD_SENTENCES,
+    first_look: bool = True,
     workers: int | None = None,
     engine: str = "local",
     ray_address: str | None = None,
@@ -83,14 +84,16 @@ def score_archive(
         of them, in any mixture.
     out : folder for `part-*.parquet`, one row a sentence: article_id, source (the path as given,
         with the row), index, text, start, end, label, score, score_<label> for each label, holder,
-        holder_score, holder_span, is_truncated. Also for `rejects.jsonl` (source, article_id,
-        reason) and `manifest.json`.
+        holder_score, holder_span, is_truncated, is_skipped. Also for `rejects.jsonl` (source,
+        article_id, reason) and `manifest.json`.
     model : as in `load`.
     text_field, id_field : columns of the tables. An article without id gets
         ``<file name>:<row>``, a text or HTML file its name.
     abstain_below : as in `StanceClassifier.predict`.
     shard_sentences : a shard ends with the article that brings it to so many sentences, or to a
         thousand times as many characters.
+    first_look : whether sentences that are surely `none` may be skipped, see
+        `StanceClassifier.predict_articles`.
     workers : how many processes score, each with its own model; None for this process alone, with
         ray for all processors of the cluster. The result does not depend on it, so a run may go on
         with another number or engine.
@@ -119,7 +122,8 @@ def score_archive(
     name = str(model) if model is not None else DEFAULT_MODEL
     bundle = find_bundle(name)
     sha256 = sha256_of(bundle / "manifest.json")
-    spec = ScorerSpec(str(bundle) if Path(name).is_dir() else name, sha256, abstain_below)
+    where = str(bundle) if Path(name).is_dir() else name
+    spec = ScorerSpec(where, sha256, abstain_below, first_look)
     scoring = _engine(engine, spec, workers, ray_address)
     asked = {
         "stance_version": __version__,
@@ -128,6 +132,7 @@ def score_archive(
         "id_field": id_field,
         "abstain_below": abstain_below,
         "shard_sentences": shard_sentences,
+        "first_look": first_look,
     }
     if not folder.manifest().get("finished"):
         scoring.check()

@@ -131,6 +131,7 @@ class ScorerSpec:
     model: str
     manifest_sha256: str
     abstain_below: float = 0.0
+    first_look: bool = True
 
     def check(self) -> None:
         """Refuse a faulty model, and keep nothing of it in memory."""
@@ -148,7 +149,7 @@ class ScorerSpec:
             raise BundleError(
                 f"{folder} is another model than where the run was started; put the same in place"
             )
-        return Scorer(load(folder), self.abstain_below)
+        return Scorer(load(folder, first_look=self.first_look), self.abstain_below)
 
 
 def share_cores(n_processes: int) -> None:
@@ -191,6 +192,7 @@ def _schema(classes: Sequence[str]) -> pa.Schema:
         "holder_score": pa.float32(),
         "holder_span": pa.string(),
         "is_truncated": pa.bool_(),
+        "is_skipped": pa.bool_(),
     }
     return pa.schema(list(kinds.items()))
 
@@ -202,7 +204,7 @@ def _rows(
         (
             *(article.article_id, article.source, index),
             *(s.text, s.start, s.end, s.label, s.score, *s.scores.values()),
-            *(s.holder, s.holder_score, s.holder_span, s.is_truncated),
+            *(s.holder, s.holder_score, s.holder_span, s.is_truncated, s.is_skipped),
         )
         for article, answer in zip(articles, made, strict=True)
         for index, s in enumerate(answer.sentences)

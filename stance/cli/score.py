@@ -43,6 +43,11 @@ def main(argv: list[str]) -> int:
         metavar="ADDRESS",
         help="of a cluster (default: the one here, else start one)",
     )
+    parser.add_argument(
+        "--no-first-look",
+        action="store_true",
+        help="read every sentence, those that are surely none too: slower, a little more exact",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(argv)
     from stance.archive import score_archive
@@ -56,6 +61,7 @@ def main(argv: list[str]) -> int:
             id_field=options.id_field,
             abstain_below=options.abstain_below,
             shard_sentences=options.shard_sentences,
+            first_look=not options.no_first_look,
             workers=options.workers,
             engine=options.engine,
             ray_address=options.ray_address,

@@ -27,8 +27,9 @@ def main(argv: list[str]) -> int:
 def _task(config: TrainConfig, run_dir: Path) -> None:
     import torch
 
-    from stance.bundle import bundle_tensors, save_bundle
+    from stance.bundle import bundle_tensors, put_first_look, save_bundle
     from stance.classifier import load
+    from stance.distill import fit_first_look
     from stance.evaluation import evaluate
     from stance.parallel import join
     from stance.report import learning_curve_figure, model_card, to_markdown, write_report
@@ -57,6 +58,8 @@ def _task(config: TrainConfig, run_dir: Path) -> None:
         save_bundle(bundle, tensors, result.spec, result.tokenizer, card, result.calibration)
         print(to_markdown(report))
         written += write_report(report, run_dir / "evaluation")
+    if config.trainer.first_look and (first_look := fit_first_look(bundle, corpus)):
+        put_first_look(bundle, first_look)
     if config.example:
         from stance.cli.predict import main as predict
 

@@ -11,9 +11,11 @@ import pytest
 from stance import BundleError, ConfigError, DataError, articles, load, tables
 from stance.archive import score_archive
 from stance.articles import read_articles
+from stance.bundle import put_first_look
 from stance.tables import Fields, InputFile, Position
 from tests.conftest import write_jsonl
 from tests.unit.conftest import rejected, rows_of, scored, text_of, write_csv, write_parquet
+from tests.unit.test_first_look import first_look
 from tests.unit.test_segment import PAGE
 
 
@@ -240,7 +242,7 @@ def test_nothing_in_gives_one_empty_shard_of_the_same_columns(name, content, tin
     assert full.names == [
         *("article_id", "source", "index", "text", "start", "end", "label", "score"),
         *(f"score_{label}" for label in load(tiny_bundle).classes_),
-        *("holder", "holder_score", "holder_span", "is_truncated"),
+        *("holder", "holder_score", "holder_span", "is_truncated", "is_skipped"),
     ]
     column = pq.read_metadata(tmp_path / "full" / "part-00000.parquet").row_group(0).column(3)
     assert column.compression == "ZSTD"
@@ -251,6 +253,20 @@ def test_unsure_and_very_long_sentences_are_marked_and_not_warned_of(tiny_bundle
     score(tmp_path / "t.txt", tmp_path / "out", tiny_bundle, abstain_below=1.0)
     (row,) = scored(tmp_path / "out")
     assert (row["label"], row["is_truncated"]) == ("abstained", True)
+
+
+def test_a_first_look_skips_unless_told_not_to(tiny_bundle, tmp_path):
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    put_first_look(bundle, first_look(bundle))
+    source = write_jsonl(tmp_path / "a.jsonl", rows_of(range(3)))
+    for name in ("quick", "full"):
+        score_archive(source, tmp_path / name, model=bundle, first_look=name == "quick")
+        rows = pq.read_table(tmp_path / name / "part-00000.parquet").to_pylist()
+        for row in rows:
+            assert row["is_skipped"] == (name == "quick" and "Talks" not in row["text"])
+            assert row["label"] == "none" or not row["is_skipped"]
+    with pytest.raises(ConfigError, match="another first_look"):
+        score_archive(source, tmp_path / "full", model=bundle)
 
 
 def test_long_texts_fill_a_window_and_a_shard_too(tiny_bundle, tmp_path):

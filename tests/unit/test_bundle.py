@@ -1,5 +1,6 @@
 import hashlib
 import json
+import math
 import pickle
 import shutil
 from pathlib import Path
@@ -9,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stance import BundleError, load
-from stance.bundle import bundle_tensors, load_bundle, save_bundle
+from stance.bundle import bundle_tensors, load_bundle, put_first_look, save_bundle
+from tests.unit.test_first_look import first_look
 
 
 @pytest.fixture
@@ -105,6 +107,23 @@ def remote_code(folder):
     edit(folder, "bundle.json", encoder={**spec["encoder"], "model_type": "evil", "auto_map": auto})
 
 
+def looks(**changes):
+    """A first look with some tensors changed (given a function) or gone (None)."""
+
+    def change(folder):
+        put_first_look(folder, first_look(folder))
+        path = folder / "weights.safetensors"
+        tensors = load_file(path)
+        for name, of in changes.items():
+            tensor = tensors.pop(f"first_look.{name}", None)
+            if of is not None:
+                tensors[f"first_look.{name}"] = of(tensor).contiguous()
+        save_file(tensors, path)
+        resign(folder)
+
+    return change
+
+
 def set_field(**changes):
     def change(folder):
         edit(folder, "bundle.json", **changes)
@@ -138,6 +157,30 @@ HOSTILE = {
     "more labels than the head": (set_field(classes_=list("abcdef")), "head does not fit"),
     "temperature zero": (set_field(temperature=0.0), "out of range"),
     "a word as length": (set_field(max_length_tokens="long"), "expected int"),
+    "a first look without weights": (looks(weights=None), "damaged first look"),
+    "a first look of few weights": (looks(weights=lambda t: t[:100]), "damaged first look"),
+    "a first look of many weights": (looks(weights=lambda t: t.repeat(9)), "damaged first look"),
+    "a first look in two dimensions": (looks(weights=lambda t: t[None]), "damaged first look"),
+    "a first look of whole numbers": (looks(weights=lambda t: t.int()), "damaged first look"),
+    "a first look without number": (looks(weights=lambda t: t * math.nan), "damaged first look"),
+    "a first look of two thresholds": (looks(threshold=lambda t: t.repeat(2)), "damaged first"),
+    "a first look without threshold": (looks(threshold=None), "damaged first look"),
+    "a first look with more": (looks(extra=lambda _: torch.zeros(1)), "damaged first look"),
+    "a first look of other labels": (looks(proba=lambda t: t[:2]), "damaged first look"),
+    "a first look that says a stance": (looks(proba=lambda t: t.flip(0)), "its answer is"),
+    "a first look of no shares": (looks(proba=lambda t: t * 2), "its answer is"),
+    "a first look uncalibrated": (
+        looks(**{f"calibration.{name}": None for name in ("proba", "y", "group")}),
+        "damaged first look",
+    ),
+    "a first look of odd calibration": (
+        looks(**{"calibration.y": lambda t: t[:1]}),
+        "damaged calibration",
+    ),
+    "a first look of narrow calibration": (
+        looks(**{"calibration.proba": lambda t: t[:, :2]}),
+        "damaged first look",
+    ),
     "a broken tokenizer": (
         lambda f: ((f / "tokenizer.json").write_text("{}"), resign(f)),
         "not a tokenizer",
@@ -162,16 +205,34 @@ def test_no_such_model_lists_the_shipped_ones():
 
 
 def test_saving_and_loading_keeps_every_bit(bundle, tmp_path):
-    model, spec, tokenizer, calibration = load_bundle(bundle)
+    model, spec, tokenizer, calibration, _ = load_bundle(bundle)
     save_bundle(
         tmp_path / "again", bundle_tensors(model, spec), spec, tokenizer, "card", calibration
     )
-    model2, spec2, _, calibration2 = load_bundle(tmp_path / "again")
+    model2, spec2, _, calibration2, _ = load_bundle(tmp_path / "again")
     assert spec2 == spec
     assert (calibration2.proba == calibration.proba).all()
     assert (calibration2.group == calibration.group).all()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, model2.state_dict()[name]), name
+
+
+def test_a_first_look_changes_nothing_else_and_can_be_taken_away(bundle):
+    before = {p.name: p.read_bytes() for p in bundle.iterdir()}
+    put_first_look(bundle, first_look(bundle))
+    changed = {p.name for p in bundle.iterdir() if p.read_bytes() != before[p.name]}
+    assert changed == {"weights.safetensors", "manifest.json"}
+    found, wanted = load_bundle(bundle).first_look, first_look(bundle)
+    assert (found.weights == wanted.weights).all()
+    assert found.threshold == pytest.approx(wanted.threshold)
+    assert found.proba == pytest.approx(wanted.proba)
+    assert (found.calibration.y == wanted.calibration.y).all()
+    put_first_look(bundle, None)
+    assert {p.name: p.read_bytes() for p in bundle.iterdir()} == before
+    assert [p.name for p in bundle.parent.iterdir()] == ["bundle"]
+    flip_byte(bundle)
+    with pytest.raises(BundleError, match="altered"):
+        put_first_look(bundle, wanted)
 
 
 def test_bundle_of_a_packaged_base_leaves_out_what_the_package_has(tiny_config, tmp_path):
@@ -191,7 +252,7 @@ def test_bundle_of_a_packaged_base_leaves_out_what_the_package_has(tiny_config, 
 
 
 def test_saving_over_a_bundle_replaces_it(bundle):
-    model, spec, tokenizer, _ = load_bundle(bundle)
+    model, spec, tokenizer, *_ = load_bundle(bundle)
     save_bundle(bundle, bundle_tensors(model, spec), spec, tokenizer, "another card")
     assert (bundle / "README.md").read_text() == "another card"
     assert [p.name for p in bundle.parent.iterdir()] == ["bundle"]

@@ -7,9 +7,9 @@ PACKAGE = Path(__file__).parents[2] / "stance"
 ORDER = [
     *("labels", "errors", "records", "config", "segment", "rows", "tables", "articles", "corpus"),
     *("splits", "predictions", "audit", "prepare", "metrics", "agreement", "neutrality"),
-    *("behaviour", "annotate", "calibration", "encoder", "model", "bundle", "holders"),
-    *("classifier", "archive", "baselines", "parallel", "run", "training_set", "loop", "training"),
-    *("evaluation", "benchmark", "report", "cli", "__main__"),
+    *("behaviour", "annotate", "calibration", "first_look", "encoder", "model", "bundle"),
+    *("holders", "classifier", "distill", "archive", "baselines", "parallel", "run"),
+    *("training_set", "loop", "training", "evaluation", "benchmark", "report", "cli", "__main__"),
 ]
 
 
