@@ -73,7 +73,7 @@ class TrainerConfig:
     ema_decay: float = 0.998
     swap_share: float = 0.0
     early_stopping_patience: int = 2
-    save_steps: int = 100
+    save_steps: int = 250
     precision: str = "auto"
     device: str = "auto"
     calibrate: bool = True

@@ -14,7 +14,10 @@ from stance.neutrality import swap_names
 
 
 class TrainingSet:
-    """Token ids of a corpus, computed once, and what is needed to draw inputs from them."""
+    """Token ids of a corpus, computed once, and what is needed to draw inputs from them.
+
+    With `is_swapped` also those of its sentences with the belligerents' names swapped.
+    """
 
     def __init__(
         self,
@@ -23,9 +26,10 @@ class TrainingSet:
         soft_weight: float,
         taught: NDArray[np.float64] | None = None,
         teacher_weight: float = 0.0,
+        *,
+        is_swapped: bool = False,
     ) -> None:
         self.ids = inputs.token_ids(corpus.texts)
-        self.swapped = inputs.token_ids([swap_names(t) for t in corpus.texts])
         self.inputs = inputs
         self.first = _first_rows(corpus.groups)
         hard = np.eye(len(corpus.classes_))[corpus.y]
@@ -33,7 +37,10 @@ class TrainingSet:
         if taught is not None:
             self.target = (1 - teacher_weight) * self.target + teacher_weight * taught
         self.y = corpus.y
-        self.holders = [HolderTargets(corpus, inputs, is_swapped=s) for s in (False, True)]
+        self.holders = [HolderTargets(corpus, inputs, is_swapped=False)]
+        if is_swapped:
+            self.swapped = inputs.token_ids([swap_names(t) for t in corpus.texts])
+            self.holders.append(HolderTargets(corpus, inputs, is_swapped=True))
 
     def __len__(self) -> int:
         return len(self.ids)
