@@ -73,7 +73,7 @@ class TrainerConfig:
     context_dropout: float = 0.3
     ema_decay: float = 0.998
     early_stopping_patience: int = 2
-    save_steps: int = 100
+    save_steps: int = 250
     precision: str = "auto"
     device: str = "auto"
     calibrate: bool = True

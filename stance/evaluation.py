@@ -152,7 +152,7 @@ def holders_right(corpus: Corpus, predictions: Sequence[Prediction]) -> dict[str
 def _overlap(one: str, other: str) -> float:
     a, b = words(one), words(other)
     n_common = sum((Counter(a) & Counter(b)).values())
-    return 2 * n_common / (len(a) + len(b))
+    return 2 * n_common / max(1, len(a) + len(b))  # a span of punctuation alone has no words
 
 
 def align(proba: Floats, classes: Sequence[str], corpus: Corpus) -> Floats:

@@ -15,7 +15,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from stance.errors import ConfigError
+from stance.errors import ConfigError, StanceError
 
 # The others wait where the first does work of its own, such as asking a teacher.
 _PATIENCE = timedelta(days=1)
@@ -59,7 +59,10 @@ class Ranks:
     def main_first(self) -> Iterator[None]:
         """The main process goes through the block before the others do."""
         if self.size > 1 and not self.is_main:
-            dist.barrier()
+            try:
+                dist.barrier()
+            except RuntimeError as err:
+                raise StanceError("the first process broke off, see its error") from err
         yield
         if self.size > 1 and self.is_main:
             dist.barrier()

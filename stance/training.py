@@ -75,7 +75,13 @@ def train(config: TrainConfig, corpus: Corpus, run_dir: Path) -> TrainResult:
     spec = _new_spec(config, corpus.classes_, holders, base, tokenizer)
     inputs = InputBuilder(tokenizer, spec)
     weight = config.trainer.soft_label_weight
-    train_set = TrainingSet(parts["train"], inputs, weight, taught, config.trainer.teacher_weight)
+    train_set = TrainingSet(
+        parts["train"],
+        inputs,
+        weight,
+        taught,
+        config.trainer.teacher_weight,
+    )
     validation = TrainingSet(parts["validation"], inputs, weight)
     torch.manual_seed(config.seed)
     model = new_model(base, spec, config.model.dropout)

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -130,3 +131,14 @@ def test_holders_count_only_where_a_stance_was_found(corpus):
     }
     nobody = [Prediction(s.text, "none", 0.5, proba) for s in part.sentences]
     assert holders_right(part, nobody) is None
+
+
+def test_a_span_of_punctuation_alone_names_nobody(corpus):
+    part = corpus.split("validation")
+    first, *rest = part.sentences[1::2]
+    part = replace(part, sentences=(first, *(replace(s, span="") for s in rest)))
+    made = [
+        Prediction(s.text, s.label, 0.5, {}, holder=s.holder, holder_span=s.span or ",")
+        for s in part.sentences
+    ]
+    assert holders_right(part, made)["span_f1"] == pytest.approx(1 / len(part))

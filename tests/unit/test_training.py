@@ -116,6 +116,18 @@ def test_the_tiny_model_learns_what_can_be_learnt(tiny_config, small_data, tmp_p
     assert result.spec.training["validation_macro_f1"] > 0.8
 
 
+def test_the_average_holds_the_last_steps_of_an_epoch(tiny_config, small_data, tmp_path):
+    config = copy.deepcopy(tiny_config)
+    config.trainer.train_batch_size = 9  # eleven steps
+    config.trainer.ema_decay = 0.0
+    train(config, load_corpus(small_data), tmp_path)
+    averaged, model = (
+        read_tensors(tmp_path / "checkpoint-22" / f"{part}.safetensors")
+        for part in ("averaged", "model")
+    )
+    assert all(torch.equal(t, averaged[n]) for n, t in model.items())
+
+
 def test_class_weights_follow_the_formula(tiny_config):
     y = np.array([0, 0, 0, 1])
     options = replace(tiny_config.trainer, class_weight_power=1.0)
