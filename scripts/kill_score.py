@@ -93,6 +93,8 @@ def main() -> int:
             process.kill()
             process.wait()
             if not was_running:  # it was done before the moment came: draw another
+                if process.returncode:
+                    raise SystemExit(f"failed by itself: {' '.join(command(out))}")
                 continue
             trial += 1
             n_shards = len(list(out.glob("part-*")))
