@@ -96,6 +96,7 @@ def score_archive(
     out: str | Path,
     *,
     model: str | Path | None = None,
+    backend: str = "auto",
     text_field: str = "text",
     id_field: str = "article_id",
     abstain_below: float = 0.0,
@@ -115,7 +116,7 @@ def score_archive(
         with the row), index, text, start, end, label, score, score_<label> for each label, holder,
         holder_score, holder_span, is_truncated. Also for `rejects.jsonl` (source, article_id,
         reason) and `manifest.json`.
-    model : as in `load`.
+    model, backend : as in `load`. A run goes on with the backend with which it began.
     text_field, id_field : columns of the tables. An article without id gets
         ``<file name>:<row>``, a text or HTML file its name.
     abstain_below : as in `StanceClassifier.predict`.
@@ -137,23 +138,27 @@ def score_archive(
     check_inputs(names, folder.path)
     folder.check()
     name = str(model) if model is not None else DEFAULT_MODEL
+    manifest = folder.manifest()
+    if backend == "auto" and manifest:
+        backend = manifest["asked"].get("backend", backend)
+    if not manifest.get("finished"):  # a faulty model is refused before anything is written
+        backend = load(name, backend=backend).backend
     asked = {
         "stance_version": __version__,
         "model_manifest_sha256": sha256_of(find_bundle(name) / "manifest.json"),
         "text_field": text_field,
         "id_field": id_field,
         "abstain_below": abstain_below,
+        "backend": backend,
         "shard_sentences": shard_sentences,
     }
-    if not folder.manifest().get("finished"):
-        load(name)  # a faulty model is refused before anything is written
     with folder.locked():
         manifest = folder.claim(asked, names, name)
         if finished := manifest["finished"]:
             folder.state(finished["n_shards"])
             return ArchiveSummary(folder.path, **finished, was_finished=True)
         n_bytes = sum(i["size"] for i in manifest["inputs"])
-        run = _Run(folder, load(name), abstain_below, shard_sentences)
+        run = _Run(folder, load(name, backend=backend), abstain_below, shard_sentences)
         with run, _progress_bar(n_bytes, run.state.position, show_progress) as bar:
             return run.to_end(fields, bar)
 

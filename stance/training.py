@@ -24,17 +24,18 @@ from tqdm import tqdm
 
 from stance import metrics
 from stance.calibration import Calibration
-from stance.classifier import batches_by_tokens, softmax
 from stance.config import TrainConfig, TrainerConfig
 from stance.corpus import Corpus, require_classes
 from stance.encoder import Base, encoder_config, find_base, load_tokenizer, read_tensors
 from stance.errors import ConfigError
 from stance.holders import UNKNOWN, HolderTargets, holder_classes, holder_loss
+from stance.metrics import softmax
 from stance.model import (
     Encoded,
     InputBuilder,
     ModelSpec,
     StanceModel,
+    batches_by_tokens,
     collate,
     new_model,
     new_spec,

@@ -7,8 +7,9 @@ PACKAGE = Path(__file__).parents[2] / "stance"
 ORDER = [
     *("labels", "errors", "records", "config", "segment", "rows", "articles", "corpus", "splits"),
     *("predictions", "audit", "prepare", "metrics", "agreement", "neutrality", "behaviour"),
-    *("annotate", "calibration", "encoder", "model", "bundle", "holders", "classifier", "archive"),
-    *("baselines", "run", "training", "evaluation", "benchmark", "report", "cli", "__main__"),
+    *("annotate", "calibration", "encoder", "model", "bundle", "holders", "backends", "exports"),
+    *("quantize", "classifier", "archive", "baselines", "run", "training", "evaluation", "gate"),
+    *("benchmark", "report", "cli", "__main__"),
 ]
 
 
