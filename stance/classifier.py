@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
@@ -19,7 +18,7 @@ from stance.bundle import load_bundle
 from stance.calibration import Calibration, Share, label_shares
 from stance.config import resource_dir
 from stance.errors import BundleError, InputError, StanceWarning
-from stance.exports import Exports, check_backend, choose_backend, make_backend
+from stance.exports import Exports, check_backend, choose_backend, make_backend, pick_device
 from stance.holders import best_span
 from stance.labels import ABSTAINED, NONE
 from stance.metrics import softmax
@@ -353,9 +352,7 @@ def load(
     """
     folder = find_bundle(str(model) if model is not None else DEFAULT_MODEL)
     exports = Exports(folder)
-    if device == "auto":
-        is_cpu = backend == "onnx-int8" or not torch.cuda.is_available()
-        device = "cpu" if is_cpu else "cuda"
+    device = pick_device(device, backend)
     with _lock:
         if backend == "auto":
             backend = choose_backend(exports, device, lambda: load_bundle(folder))

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -89,9 +90,9 @@ class Exports:
         """The gate result of each backend that was tried."""
         return self._read()[0]
 
-    def speeds(self, machine: str) -> dict[str, Speed]:
-        """What was measured on a machine (see `machine_name`)."""
-        return self._read()[1].get(machine, {})
+    def speeds(self) -> dict[str, dict[str, Speed]]:
+        """What was measured on each machine (see `machine_name`), by backend."""
+        return self._read()[1]
 
     def onnx(self) -> bytes:
         """The exported file."""
@@ -106,18 +107,20 @@ class Exports:
         return data
 
     def record_gate(self, name: str, result: GateResult, file: Path | None = None) -> None:
-        """Keep a gate result; `file` is the exported file, which is moved here if it passed."""
+        """Keep a gate result; `file` is the exported file, copied here if it passed."""
         with self._locked():
             gates, _ = self._read()
             if file is not None and result.is_passed:
-                file.replace(self.folder / _ONNX)
+                fresh = self.folder / f".{_ONNX}.new"
+                shutil.copyfile(file, fresh)
+                fresh.replace(self.folder / _ONNX)
             self._write({**gates, name: result}, {})
 
     def record_speeds(self, machine: str, found: dict[str, Speed]) -> None:
         """Keep what was measured on a machine."""
         with self._locked():
             gates, speeds = self._read()
-            self._write(gates, {**speeds, machine: {**speeds.get(machine, {}), **found}})
+            self._write(gates, {**speeds, machine: found})
 
     def _locked(self) -> FileLock:
         try:
@@ -216,21 +219,37 @@ def choose_backend(exports: Exports, device: str, load: Callable[[], Bundle]) ->
 
     Speeds are measured once a machine and kept.
     """
-    passed = [n for n, gate in exports.gates().items() if gate.is_passed and _can_run(n, device)]
+    passed = _passed(exports, device)
     if not passed:
         return "fp32"
-    machine = machine_name(device)
-    speeds = exports.speeds(machine)
-    if lost := [n for n in ("fp32", *passed) if n not in speeds]:
-        bundle = load()
-        inputs = timing_inputs(bundle)
-        speeds |= {
-            n: measure(make_backend(n, bundle, exports, device), inputs, bundle.spec.temperature)
-            for n in lost
-        }
-        exports.record_speeds(machine, speeds)
+    speeds = exports.speeds().get(machine_name(device), {})
+    if not speeds.keys() >= {"fp32", *passed}:
+        speeds = measure_all(exports, load(), device)
     sound = [n for n in passed if speeds[n].neighbour_change <= MAX_NEIGHBOUR_CHANGE]
     return max(("fp32", *sound), key=lambda n: speeds[n].sentences_per_s)
+
+
+def measure_all(exports: Exports, bundle: Bundle, device: str) -> dict[str, Speed]:
+    """Measure fp32 and what passed its gate, one after the other, and keep the speeds."""
+    inputs = timing_inputs(bundle)
+    speeds = {}
+    for name in ("fp32", *_passed(exports, device)):
+        backend = make_backend(name, bundle, exports, device)
+        speeds[name] = measure(backend, inputs, bundle.spec.temperature)
+    exports.record_speeds(machine_name(device), speeds)
+    return speeds
+
+
+def pick_device(device: str, backend: str) -> str:
+    """The device that `auto` stands for: a GPU where there is one that the backend can use."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() and backend != "onnx-int8" else "cpu"
+
+
+def _passed(exports: Exports, device: str) -> list[str]:
+    gates = exports.gates()
+    return [n for n, gate in gates.items() if gate.is_passed and _can_run(n, device)]
 
 
 def _can_run(name: str, device: str) -> bool:
