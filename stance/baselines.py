@@ -16,11 +16,10 @@ from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from stance.classifier import batches_by_tokens
 from stance.corpus import Corpus
 from stance.encoder import base_weights, build_encoder, encoder_config, find_base, load_tokenizer
 from stance.errors import MissingPackageError
-from stance.model import InputBuilder, collate, mean_of_sentence, new_spec
+from stance.model import InputBuilder, batches_by_tokens, collate, mean_of_sentence, new_spec
 
 # Inverse strengths of regularisation to choose from on validation.
 _STRENGTHS = (0.1, 1.0, 10.0, 100.0)

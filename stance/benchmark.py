@@ -202,7 +202,7 @@ class Benchmark:
             from stance.classifier import find_bundle, load
 
             path = find_bundle(system.source)
-            return load(path), _size(path)
+            return load(path, backend="fp32"), _size(path)
         if system.kind == "train":
             import torch
 
@@ -218,7 +218,7 @@ class Benchmark:
             card = "Made by a benchmark.\n"
             path = folder / "bundle"
             save_bundle(path, tensors, result.spec, result.tokenizer, card, result.calibration)
-            return load(path), _size(path)
+            return load(path, backend="fp32"), _size(path)
         from stance import baselines
 
         corpus = load_for_training(self.config.data, seed)

@@ -11,24 +11,25 @@ from pathlib import Path
 from typing import overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from stance.backends import Backend, Fp32
 from stance.bundle import load_bundle
 from stance.calibration import Calibration, Share, label_shares
 from stance.config import resource_dir
 from stance.errors import BundleError, InputError, StanceWarning
+from stance.exports import Exports, check_backend, choose_backend, make_backend, pick_device
 from stance.first_look import FirstLook
 from stance.holders import best_span, other_side
 from stance.labels import ABSTAINED, NONE
-from stance.model import Encoded, InputBuilder, ModelSpec, StanceModel, collate
+from stance.metrics import softmax
+from stance.model import Encoded, InputBuilder, ModelSpec, StanceModel
 from stance.records import ArticlePrediction, Prediction, Sentence
 from stance.segment import SegmentedText, clean_text, split_sentences
 
 DEFAULT_MODEL = "minilm"
 _ALIASES = {"default": DEFAULT_MODEL, "accurate": "mpnet"}
-_TOKENS_PER_BATCH = 4096
 _NOBODY: tuple[str | None, float | None, str] = (None, None, "")
 
 
@@ -42,6 +43,7 @@ class StanceClassifier:
     calibration : its answers on its validation split; None where the bundle holds none.
     first_look : what skips sentences that are surely `none` in `predict_articles`, or None.
     looks_first : whether it does.
+    backend : how the network is run: `fp32`, `bf16` or `onnx-int8`.
     """
 
     def __init__(
@@ -51,15 +53,20 @@ class StanceClassifier:
         tokenizer: Tokenizer,
         calibration: Calibration | None = None,
         first_look: FirstLook | None = None,
+        backend: Backend | None = None,
     ) -> None:
         self.spec = spec
         self.calibration = calibration
         self.first_look = first_look
         self.looks_first = first_look is not None
         self.classes_ = spec.classes_
-        self.device = next(model.parameters()).device
-        self._model = model.eval()
+        self._backend = backend or Fp32(model, spec)
         self._inputs = InputBuilder(tokenizer, spec)
+
+    @property
+    def backend(self) -> str:
+        """The backend's name."""
+        return self._backend.name
 
     @overload
     def predict(self, texts: str, *, abstain_below: float = 0.0) -> Prediction: ...  # type: ignore[overload-overlap]
@@ -281,15 +288,13 @@ class StanceClassifier:
         holder = np.zeros((len(texts), len(self.spec.holders)))
         spans: list[tuple[int, int] | None] = [None] * len(texts)
         lengths = [len(encoded[r].ids) for r in distinct]
-        for part in batches_by_tokens(lengths, _TOKENS_PER_BATCH):
+        for part in self._backend.batches(lengths):
             rows = [distinct[i] for i in part]
-            batch = collate([encoded[r] for r in rows], self.spec.pad_id)
-            with torch.inference_mode():
-                out = self._model({k: v.to(self.device) for k, v in batch.items()})
-            label[rows] = out.label.double().cpu().numpy()
-            if out.holder is not None:
-                holder[rows] = out.holder.double().cpu().numpy()
-                for row, logits in zip(rows, out.span.double().cpu().numpy(), strict=True):
+            out = self._backend.run([encoded[r] for r in rows])
+            label[rows] = out.label
+            if out.holder is not None and out.span is not None:
+                holder[rows] = out.holder
+                for row, logits in zip(rows, out.span, strict=True):
                     spans[row] = best_span(logits[: encoded[row].n_sentence + 1])
         label, holder, spans = label[same], holder[same], [spans[r] for r in same]
         proba = softmax(label / self.spec.temperature)
@@ -333,24 +338,6 @@ class _Answers:
     skipped: set[int]
 
 
-def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows to probabilities, shape (n, n_classes)."""
-    shifted = np.exp(logits - logits.max(1, keepdims=True)) if len(logits) else logits
-    return shifted / shifted.sum(1, keepdims=True)
-
-
-def batches_by_tokens(lengths: Sequence[int], budget: int) -> Iterable[list[int]]:
-    """Rows grouped so that rows x longest stays within a token budget; like lengths together."""
-    batch: list[int] = []
-    for row in sorted(range(len(lengths)), key=lambda r: (-lengths[r], r)):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
-
-
 def _joined(rows: Sequence[str]) -> tuple[Sentence, ...]:
     starts = np.cumsum([0, *(len(r) + 1 for r in rows)])
     return tuple(Sentence(r, int(a), int(a) + len(r)) for r, a in zip(rows, starts, strict=False))
@@ -389,7 +376,11 @@ _lock = threading.Lock()
 
 
 def load(
-    model: str | Path | None = None, *, device: str = "auto", first_look: bool = True
+    model: str | Path | None = None,
+    *,
+    device: str = "auto",
+    backend: str = "auto",
+    first_look: bool = True,
 ) -> StanceClassifier:
     """Load a model; the same folder is loaded once a process.
 
@@ -399,19 +390,34 @@ def load(
         shipped default.
     device : `cpu`, `cuda`, or `auto` for a GPU where there is one.
     first_look : whether `predict_articles` may skip sentences that are surely `none`.
+    backend : `fp32`, `bf16`, `onnx-int8`, or `auto` for the fastest on this machine of those that
+        `stance export` has made and checked for this model; without any, fp32.
+
+    Notes
+    -----
+    All backends use as many threads as PyTorch does: all cores, or what `OMP_NUM_THREADS` or
+    `torch.set_num_threads` says.
 
     Raises
     ------
-    BundleError : no such model, or one that is damaged, unsafe or of another kind.
+    BundleError : no such model, or one that is damaged, unsafe or of another kind; a backend that
+        has not passed its check, or whose exported file is damaged.
+    ConfigError : no such backend, or not for this device.
+    MissingPackageError : onnx-int8 without onnxruntime.
     """
     folder = find_bundle(str(model) if model is not None else DEFAULT_MODEL)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    exports = Exports(folder)
+    device = pick_device(device, backend)
     with _lock:
-        key = (folder, f"{device}:{(folder / 'manifest.json').stat().st_mtime_ns}")
+        if backend == "auto":
+            backend = choose_backend(exports, device, lambda: load_bundle(folder))
+        check_backend(backend, device, exports)
+        stamp = (folder / "manifest.json").stat().st_mtime_ns
+        key = (folder, f"{device}:{backend}:{stamp}")
         if key not in _loaded:
             found = load_bundle(folder)
-            _loaded[key] = StanceClassifier(*found._replace(model=found.model.to(device)))
+            made = make_backend(backend, found, exports, device)
+            _loaded[key] = StanceClassifier(*found, made)
         loaded = _loaded[key]
     if not first_look:
         loaded = copy.copy(loaded)

@@ -143,13 +143,14 @@ def _minilm_folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def _cache() -> Path:
+def cache_dir() -> Path:
+    """The user's folder for what is made once: STANCE_CACHE, else the system's cache folder."""
     root = os.environ.get("STANCE_CACHE") or os.environ.get("XDG_CACHE_HOME")
     return Path(root or Path.home() / ".cache") / "peace-stance"
 
 
 def _mpnet_folder() -> Path:
-    folder = _cache() / f"mpnet-{PACKAGED['mpnet'].sha256[:12]}"
+    folder = cache_dir() / f"mpnet-{PACKAGED['mpnet'].sha256[:12]}"
     if folder.is_dir():
         return folder
     parts = []

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from stance import metrics
-from stance.classifier import batches_by_tokens, softmax
 from stance.config import TrainConfig, TrainerConfig
 from stance.encoder import read_tensors
 from stance.holders import holder_loss
-from stance.model import Encoded, StanceModel, collate
+from stance.metrics import softmax
+from stance.model import Encoded, StanceModel, batches_by_tokens, collate
 from stance.parallel import Ranks
 from stance.run import Progress, Run
 from stance.training_set import TrainingSet

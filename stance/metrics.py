@@ -79,6 +79,12 @@ def mcc(matrix: Floats) -> Floats:
     return _ratio(covariance, np.sqrt(spread))
 
 
+def softmax(logits: Floats) -> Floats:
+    """Rows to probabilities, shape (n, n_classes)."""
+    shifted = np.exp(logits - logits.max(1, keepdims=True)) if len(logits) else logits
+    return shifted / shifted.sum(1, keepdims=True)
+
+
 def cross_entropy(target: Floats, proba: Floats) -> Floats:
     """Cross-entropy in nats of each row: target and proba of shape (n, n_classes) -> (n,)."""
     return -(target * np.log(np.clip(proba, 1e-12, 1.0))).sum(1)

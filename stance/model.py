@@ -6,11 +6,13 @@ classified, so context informs the answer but is never itself classified.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import nn
 
@@ -218,10 +220,17 @@ class StanceModel(nn.Module):
 
     def forward(self, batch: Mapping[str, torch.Tensor]) -> Outputs:
         """Logits from `collate`'s tensors of shape (n, length)."""
+        return self.heads(self.token_vectors(batch), batch)
+
+    def token_vectors(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """What the encoder makes of each token, shape (n, length, hidden)."""
         arguments = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
         if self.has_segments:
             arguments["token_type_ids"] = batch["token_type_ids"]
-        hidden = self.encoder(**arguments).last_hidden_state
+        return self.encoder(**arguments).last_hidden_state
+
+    def heads(self, hidden: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> Outputs:
+        """Logits from the token vectors."""
         mean = self.dropout(mean_of_sentence(hidden, batch["sentence_mask"]))
         label = self.head(mean).float()
         if self.holder_head is None or self.span_head is None:
@@ -241,15 +250,19 @@ def mean_of_sentence(hidden: torch.Tensor, sentence_mask: torch.Tensor) -> torch
 
 def collate(inputs: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
     """Pad inputs to one batch: four integer tensors of shape (n, longest)."""
-    longest = max(len(e.ids) for e in inputs)
-    shape = (len(inputs), longest)
-    ids = torch.full(shape, pad_id)
-    attention = torch.zeros(shape, dtype=torch.long)
-    segment = torch.zeros(shape, dtype=torch.long)
-    sentence = torch.zeros(shape, dtype=torch.long)
+    return {k: torch.from_numpy(v) for k, v in collate_arrays(inputs, pad_id).items()}
+
+
+def collate_arrays(
+    inputs: Sequence[Encoded], pad_id: int, length: int = 0
+) -> dict[str, NDArray[np.int64]]:
+    """As `collate`, in numpy; at least `length` positions wide."""
+    shape = (len(inputs), max(length, *(len(e.ids) for e in inputs)))
+    ids = np.full(shape, pad_id)
+    attention, segment, sentence = (np.zeros(shape, np.int64) for _ in range(3))
     for row, item in enumerate(inputs):
         n = len(item.ids)
-        ids[row, :n] = torch.tensor(item.ids)
+        ids[row, :n] = item.ids
         attention[row, :n] = 1
         segment[row, item.n_sentence + 2 : n] = 1
         sentence[row, 1 : item.n_sentence + 1] = 1
@@ -259,6 +272,18 @@ def collate(inputs: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
         "token_type_ids": segment,
         "sentence_mask": sentence,
     }
+
+
+def batches_by_tokens(lengths: Sequence[int], budget: int) -> Iterable[list[int]]:
+    """Rows grouped so that rows x longest stays within a token budget; like lengths together."""
+    batch: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda r: (-lengths[r], r)):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 def new_model(base: Base, spec: ModelSpec, dropout: float) -> StanceModel:

@@ -148,7 +148,7 @@ def taught_by(teacher: str, corpus: Corpus) -> NDArray[np.float64]:
     """Probabilities of one teacher, columns as the corpus's labels."""
     if teacher.endswith(".jsonl"):
         return read_predictions(find_data(teacher), corpus)
-    model = load(teacher)
+    model = load(teacher, backend="fp32")
     if set(model.classes_) != set(corpus.classes_):
         raise ConfigError(f"teacher {teacher} knows {model.classes_}, not {corpus.classes_}")
     proba = model.predict_proba(corpus.texts, corpus.contexts())

@@ -25,10 +25,10 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from stance.classifier import StanceClassifier, batches_by_tokens, load
+from stance.classifier import StanceClassifier, load
 from stance.corpus import Corpus
 from stance.errors import StanceError
-from stance.model import StanceModel, collate
+from stance.model import StanceModel, batches_by_tokens, collate
 from stance.report import markdown_table
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,6 @@ from tokenizers import Tokenizer
 
 from stance import metrics
 from stance.calibration import Calibration
-from stance.classifier import softmax
 from stance.config import TrainConfig
 from stance.corpus import Corpus, require_classes
 from stance.encoder import Base, encoder_config, find_base, load_tokenizer
@@ -22,6 +21,7 @@ from stance.errors import ConfigError
 from stance.holders import UNKNOWN, holder_classes
 from stance.labels import NONE
 from stance.loop import Loop
+from stance.metrics import softmax
 from stance.model import InputBuilder, ModelSpec, StanceModel, new_model, new_spec
 from stance.parallel import join
 from stance.run import Run

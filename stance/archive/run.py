@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -25,9 +25,11 @@ from stance.archive.folder import ArchiveFolder, ArchiveState, json_line, sync
 from stance.archive.ray_engine import RayEngine
 from stance.archive.windows import ScoredWindow, ScorerSpec, WindowReader
 from stance.articles import check_inputs
+from stance.bundle import load_bundle
 from stance.classifier import DEFAULT_MODEL, find_bundle
 from stance.encoder import sha256_of
 from stance.errors import ConfigError
+from stance.exports import Exports, choose_backend, pick_device
 from stance.tables import Fields, Position
 
 SHARD_SENTENCES = 20_000
@@ -63,6 +65,7 @@ def score_archive(
     out: str | Path,
     *,
     model: str | Path | None = None,
+    backend: str = "auto",
     text_field: str = "text",
     id_field: str = "article_id",
     abstain_below: float = 0.0,
@@ -86,7 +89,7 @@ def score_archive(
         with the row), index, text, start, end, label, score, score_<label> for each label, holder,
         holder_score, holder_span, is_truncated, is_skipped. Also for `rejects.jsonl` (source,
         article_id, reason) and `manifest.json`.
-    model : as in `load`.
+    model, backend : as in `load`. A run goes on with the backend with which it began.
     text_field, id_field : columns of the tables. An article without id gets
         ``<file name>:<row>``, a text or HTML file its name.
     abstain_below : as in `StanceClassifier.predict`.
@@ -123,7 +126,8 @@ def score_archive(
     bundle = find_bundle(name)
     sha256 = sha256_of(bundle / "manifest.json")
     where = str(bundle) if Path(name).is_dir() else name
-    spec = ScorerSpec(where, sha256, abstain_below, first_look)
+    backend = _backend(bundle, backend, folder.manifest())
+    spec = ScorerSpec(where, sha256, abstain_below, first_look, backend)
     scoring = _engine(engine, spec, workers, ray_address)
     asked = {
         "stance_version": __version__,
@@ -133,6 +137,7 @@ def score_archive(
         "abstain_below": abstain_below,
         "shard_sentences": shard_sentences,
         "first_look": first_look,
+        "backend": backend,
     }
     if not folder.manifest().get("finished"):
         scoring.check()
@@ -149,6 +154,16 @@ def score_archive(
             _progress_bar(n_bytes, state.position, show_progress) as bar,
         ):
             return _Run(folder, state, rejects).to_end(scored, bar)
+
+
+def _backend(bundle: Path, asked: str, manifest: dict[str, Any]) -> str:
+    """The backend that is meant: one run keeps to one, whatever is the fastest meanwhile."""
+    if asked == "auto" and manifest:
+        return str(manifest["asked"]["backend"])
+    if asked == "auto":
+        device = pick_device("auto", asked)
+        return choose_backend(Exports(bundle), device, lambda: load_bundle(bundle))
+    return asked
 
 
 def _engine(engine: str, spec: ScorerSpec, workers: int | None, ray_address: str | None) -> Engine:

@@ -132,6 +132,7 @@ class ScorerSpec:
     manifest_sha256: str
     abstain_below: float = 0.0
     first_look: bool = True
+    backend: str = "fp32"
 
     def check(self) -> None:
         """Refuse a faulty model, and keep nothing of it in memory."""
@@ -149,7 +150,9 @@ class ScorerSpec:
             raise BundleError(
                 f"{folder} is another model than where the run was started; put the same in place"
             )
-        return Scorer(load(folder, first_look=self.first_look), self.abstain_below)
+        return Scorer(
+            load(folder, backend=self.backend, first_look=self.first_look), self.abstain_below
+        )
 
 
 def share_cores(n_processes: int) -> None:

@@ -13,6 +13,7 @@ COMMANDS = {
     "benchmark": "compare systems on test sets, with intervals and paired tests",
     "predict": "label the sentences of an article",
     "score": "label the sentences of an archive of articles",
+    "export": "make a faster form of a model and check it against the model",
     "annotate": "send sentences to annotators and read their votes back",
     "agreement": "how far annotators agree",
     "audit": "check labelled sentences for leakage and faults",

@@ -38,7 +38,7 @@ def _task(config: EvaluateConfig, run_dir: Path) -> None:
         from stance.classifier import load
 
         report = evaluate(
-            load(config.model.path),
+            load(config.model.path, backend="fp32"),
             corpus,
             split=config.split,
             system=config.model.path,

@@ -21,15 +21,26 @@ def main(argv: list[str]) -> int:
     parser.add_argument("file", metavar="FILE|-", help="an article, or - for standard input")
     parser.add_argument("--format", choices=("table", "jsonl", "csv"), default="table")
     parser.add_argument("--model", metavar="DIR", help="a bundle or run folder (default: shipped)")
+    add_backend(parser)
     parser.add_argument("--all", action="store_true", help="table: the 'none' sentences too")
     options = parser.parse_args(argv)
     text = read_text(options.file)
     from stance.classifier import load
 
-    result = load(options.model).predict_article(text)
+    result = load(options.model, backend=options.backend).predict_article(text)
     {"table": _table, "jsonl": _jsonl, "csv": _csv}[options.format](result, options.all)
     sys.stdout.flush()
     return 0
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """The option `--backend`."""
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "fp32", "bf16", "onnx-int8"),
+        default="auto",
+        help="auto: the fastest that stance export has checked, else fp32",
+    )
 
 
 def read_text(name: str) -> str:

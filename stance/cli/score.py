@@ -6,6 +6,8 @@ import argparse
 import sys
 from contextlib import redirect_stdout
 
+from stance.cli.predict import add_backend
+
 
 def main(argv: list[str]) -> int:
     """Score an archive, or go on with it; 1 where no article at all could be scored."""
@@ -26,6 +28,7 @@ def main(argv: list[str]) -> int:
         "--id-field", default="article_id", metavar="COLUMN", help="default: article_id"
     )
     parser.add_argument("--model", metavar="DIR", help="a bundle or run folder (default: shipped)")
+    add_backend(parser)
     parser.add_argument(
         "--abstain-below", type=float, default=0.0, metavar="SCORE", help="label less sure ones so"
     )
@@ -57,6 +60,7 @@ def main(argv: list[str]) -> int:
             options.inputs,
             options.out,
             model=options.model,
+            backend=options.backend,
             text_field=options.text_field,
             id_field=options.id_field,
             abstain_below=options.abstain_below,

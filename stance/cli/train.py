@@ -53,7 +53,8 @@ def _task(config: TrainConfig, run_dir: Path) -> None:
     learning_curve_figure(result.history).savefig(written[-1], dpi=120)
     if config.evaluate_test:
         split = "test" if "test" in corpus.splits else "validation"
-        report = evaluate(load(bundle), corpus, split=split, system=str(bundle), seed=config.seed)
+        model = load(bundle, backend="fp32")
+        report = evaluate(model, corpus, split=split, system=str(bundle), seed=config.seed)
         card = model_card(result.spec, report, command)
         save_bundle(bundle, tensors, result.spec, result.tokenizer, card, result.calibration)
         print(to_markdown(report))

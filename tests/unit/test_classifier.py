@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from stance import InputError, StanceWarning, classifier, load, split_sentences
-from stance.classifier import batches_by_tokens
+from stance import InputError, StanceWarning, backends, load, split_sentences
+from stance.model import batches_by_tokens
 
 TEXT = "Talks on item 4 are deadlocked. The plan has 5 points and an annex. A deal is within reach."
 ODD = {
@@ -125,9 +125,9 @@ def test_several_articles_are_a_list_of_texts(model, value):
 
 def test_inputs_that_are_alike_go_through_the_model_once(model, monkeypatch):
     n_rows = []
-    collate = classifier.collate
+    collate = backends.collate_arrays
     monkeypatch.setattr(
-        classifier, "collate", lambda x, pad: n_rows.append(len(x)) or collate(x, pad)
+        backends, "collate_arrays", lambda x, pad: n_rows.append(len(x)) or collate(x, pad)
     )
     context = [["Head."], ["Head."], ["Other."], ["Head."]]
     proba = model.predict_proba(["Talks stall.", "Talks stall.", "Talks stall.", "12"], context)

@@ -8,8 +8,9 @@ ORDER = [
     *("labels", "errors", "records", "config", "segment", "rows", "tables", "articles", "corpus"),
     *("splits", "predictions", "audit", "prepare", "metrics", "agreement", "neutrality"),
     *("behaviour", "annotate", "calibration", "first_look", "encoder", "model", "bundle"),
-    *("holders", "classifier", "distill", "archive", "baselines", "parallel", "run"),
-    *("training_set", "loop", "training", "evaluation", "benchmark", "report", "cli", "__main__"),
+    *("holders", "backends", "exports", "quantize", "classifier", "distill", "archive"),
+    *("baselines", "parallel", "run", "training_set", "loop", "training", "evaluation", "gate"),
+    *("benchmark", "report", "speed", "cli", "__main__"),
 ]
 
 
