@@ -120,7 +120,7 @@ def main() -> None:
     plain = [
         *(f"data.train_share={options.train_share}", "trainer.teachers=[]"),
         *(f"trainer.num_train_epochs={options.epochs}", "trainer.holder_weight=0"),
-        *("trainer.soft_label_weight=0", "trainer.calibrate=false"),
+        *("trainer.soft_label_weight=0", "trainer.calibrate=false", "model.is_neutral=false"),
         f"trainer.early_stopping_patience={options.epochs}",
     ]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):

@@ -107,7 +107,7 @@ def swap_names(text: str) -> str:
     `Russia's envoys met in Kyiv` becomes `Ukraine's envoys met in Moscow`. Spellings of one name
     become one, so swapping twice need not give the very same text.
     """
-    return _NAMES.sub(lambda match: _SWAP[match[0]], text)
+    return rename(text, is_swapped=True)
 
 
 def is_ukraine_first(*texts: str) -> bool:
@@ -156,7 +156,8 @@ def original_offsets(
 def neutrality(model: Classifier, texts: Sequence[str]) -> NeutralityReport:
     """Classify sentences before and after the swap, each alone.
 
-    Sentences that name nobody of either side are left out.
+    Sentences that name nobody of either side are left out. Neutral models read by the same list of
+    names and change nothing here, whatever they make of names that the list lacks.
     """
     named = [t for t in texts if _NAMES.search(t)]
     if not named:
