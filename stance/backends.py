@@ -28,8 +28,7 @@ from stance.model import (
 )
 
 BACKENDS = ("fp32", "bf16", "onnx-int8")
-# Activations of more tokens than this fall out of a CPU's cache.
-_CPU_TOKENS, _GPU_TOKENS = 1024, 4096
+_GPU_TOKENS = 4096
 _BF16_STEP, _BF16_TERMS = 16, 384
 Floats = NDArray[np.float64]
 
@@ -60,11 +59,12 @@ class Fp32:
     """PyTorch in float32, on the device where the model is."""
 
     name = "fp32"
+    _cpu_tokens = 1024  # the activations of more fall out of a processor's cache
 
     def __init__(self, model: StanceModel, spec: ModelSpec) -> None:
         self._model = model.eval()
         self._device = next(model.parameters()).device
-        self._budget = _GPU_TOKENS if self._device.type == "cuda" else _CPU_TOKENS
+        self._budget = _GPU_TOKENS if self._device.type == "cuda" else self._cpu_tokens
         self._spec = spec
 
     def batches(self, lengths: Sequence[int]) -> Iterable[list[int]]:
@@ -90,6 +90,7 @@ class Bf16(Fp32):
     """
 
     name = "bf16"
+    _cpu_tokens = 2048
 
     def __init__(self, model: StanceModel, spec: ModelSpec) -> None:
         model = copy.deepcopy(model)
@@ -179,11 +180,13 @@ class _CutLinear(nn.Module):
         self.parts = nn.ParameterList(p.contiguous() for p in parts)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        first, *others = zip(x.split(_BF16_TERMS, -1), self.parts, strict=True)
-        made = linear(*first, self.bias)
+        (first, weight), *others = zip(
+            x.flatten(0, -2).split(_BF16_TERMS, -1), self.parts, strict=True
+        )
+        made = linear(first, weight, self.bias)
         for columns, weight in others:
-            made = made + linear(columns, weight)
-        return made
+            made = torch.addmm(made, columns, weight.t())
+        return made.unflatten(0, x.shape[:-1])
 
 
 def _cut_sums(module: nn.Module) -> None:

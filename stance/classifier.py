@@ -411,9 +411,9 @@ def load(
     with _lock:
         if backend == "auto":
             backend = choose_backend(exports, device, lambda: load_bundle(folder))
-        check_backend(backend, device, exports)
+        sha256 = check_backend(backend, device, exports)
         stamp = (folder / "manifest.json").stat().st_mtime_ns
-        key = (folder, f"{device}:{backend}:{stamp}")
+        key = (folder, f"{device}:{backend}:{stamp}:{sha256}")
         if key not in _loaded:
             found = load_bundle(folder)
             made = make_backend(backend, found, exports, device)

@@ -187,8 +187,12 @@ def make_backend(
     return {"fp32": Fp32, "bf16": Bf16}[name](bundle.model.to(device), bundle.spec)
 
 
-def check_backend(name: str, device: str, exports: Exports) -> None:
-    """Refuse a backend by name that is unknown, unfit for the device, or not passed.
+def check_backend(name: str, device: str, exports: Exports) -> str:
+    """Refuse a backend that is unknown, unfit for the device, or has not passed its gate.
+
+    Returns
+    -------
+    str : SHA-256 of its exported file, empty without one.
 
     Raises
     ------
@@ -198,7 +202,7 @@ def check_backend(name: str, device: str, exports: Exports) -> None:
     if name not in BACKENDS:
         raise ConfigError(f"unknown backend {name!r}; expected auto, {', '.join(BACKENDS)}")
     if name == "fp32":
-        return
+        return ""
     if name == "onnx-int8" and device != "cpu":
         raise ConfigError(f"onnx-int8 runs on the CPU; give device='cpu', not {device!r}")
     gate = exports.gates().get(name)
@@ -212,6 +216,7 @@ def check_backend(name: str, device: str, exports: Exports) -> None:
             f"{name} failed its check for this model (label agreement {gate.agreement:.1%}); use "
             "fp32"
         )
+    return gate.sha256
 
 
 def choose_backend(exports: Exports, device: str, load: Callable[[], Bundle]) -> str:

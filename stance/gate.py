@@ -146,7 +146,7 @@ def _candidates(
         yield make_backend(name, bundle, device=device), None, ""
         return
     whole, file = work / "float32.onnx", work / "int8.onnx"
-    quantize.to_onnx(bundle.model, bundle.spec, whole)
+    quantize.to_onnx(bundle.model, bundle.spec, timing_inputs(bundle), whole)
     for recipe in quantize.RECIPES:
         quantize.quantize(whole, file, recipe)
         yield OnnxInt8(file.read_bytes(), bundle.spec, str(file)), file, recipe

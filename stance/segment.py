@@ -18,6 +18,7 @@ from stance.records import Sentence
 
 _HTML = re.compile(r"<(?:!doctype\s+html|html|body|article|head|div|p|h1)\b[^>]*>", re.I)
 _SPACES = re.compile(r"[^\S\n]+")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
 _BULLET = re.compile(r"(?:[-*•·▪◦‣–—►■]|\(?(?:\d{1,2}|[a-z])[.)])\s+(?=\S)")
 _TERMINATOR = re.compile(r"[.!?…][\"'”’»)\]]*$")
@@ -96,8 +97,7 @@ def clean_text(text: str) -> str:
     if not text.isascii():
         text = re.sub("[\ud800-\udfff]", "\ufffd", text)
         text = unicodedata.normalize("NFC", text)
-    text = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
-    return _SPACES.sub(" ", text)
+    return _SPACES.sub(" ", _CONTROLS.sub("", text))
 
 
 def decode_text(raw: bytes, name: str) -> str:
