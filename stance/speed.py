@@ -25,10 +25,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from stance.classifier import StanceClassifier, load
+from stance.backends import Fp32
+from stance.bundle import Bundle, load_bundle
+from stance.classifier import StanceClassifier, find_bundle, load
 from stance.corpus import Corpus
 from stance.errors import StanceError
-from stance.model import StanceModel, batches_by_tokens, collate
+from stance.model import InputBuilder, StanceModel, collate
+from stance.neutrality import is_ukraine_first, rename
 from stance.report import markdown_table
 
 log = logging.getLogger(__name__)
@@ -80,8 +83,10 @@ def _cpu_name() -> str:
     return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "unknown")
 
 
-class PlainModel(PreTrainedModel):  # type: ignore[misc]
+class PlainModel(PreTrainedModel):
     """A stance model in the shape that `transformers.pipeline` takes: one sentence, no context."""
+
+    _supports_sdpa = True
 
     def __init__(self, model: StanceModel, classes: Sequence[str], temperature: float) -> None:
         super().__init__(model.encoder.config)
@@ -109,15 +114,18 @@ class PlainModel(PreTrainedModel):  # type: ignore[misc]
         return SequenceClassifierOutput(logits=self.stance(batch).label / self.temperature)
 
 
-def pipeline_engine(name: str, classifier: StanceClassifier, batch_size: int) -> Engine:
-    """`transformers.pipeline("text-classification")` over the same weights, in float32."""
+def pipeline_engine(name: str, bundle: Bundle, batch_size: int) -> Engine:
+    """`transformers.pipeline("text-classification")` over the same weights, in float32.
+
+    It gets the names as the model reads them (`stance.neutrality.rename`).
+    """
     from transformers import pipeline
     from transformers.utils import logging as transformers_logging
 
-    spec = classifier.spec
+    spec = bundle.spec
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=classifier.tokenizer,
-        pad_token=classifier.tokenizer.id_to_token(spec.pad_id),
+        tokenizer_object=bundle.tokenizer,
+        pad_token=bundle.tokenizer.id_to_token(spec.pad_id),
         model_max_length=spec.max_length_tokens,
     )
     before = transformers_logging.get_verbosity()
@@ -125,7 +133,7 @@ def pipeline_engine(name: str, classifier: StanceClassifier, batch_size: int) ->
     try:
         pipe = pipeline(
             "text-classification",
-            model=PlainModel(classifier.torch_model, spec.classes_, spec.temperature).eval(),
+            model=PlainModel(bundle.model, spec.classes_, spec.temperature).eval(),
             tokenizer=tokenizer,
             device="cpu",
         )
@@ -133,19 +141,21 @@ def pipeline_engine(name: str, classifier: StanceClassifier, batch_size: int) ->
         transformers_logging.set_verbosity(before)
 
     def run(texts: Sequence[str]) -> Labels:
-        return [a["label"] for a in pipe(list(texts), batch_size=batch_size, truncation=True)]
+        read = [rename(t, is_ukraine_first(t)) for t in texts] if spec.is_neutral else list(texts)
+        return [a["label"] for a in pipe(read, batch_size=batch_size, truncation=True)]
 
     return Engine(name, f"pipeline, batch {batch_size}", run)
 
 
-def engines(name: str, backends: Sequence[str], failed: dict[str, str]) -> Iterator[Engine]:
+def engines(
+    name: str, bundle: Bundle, backends: Sequence[str], failed: dict[str, str]
+) -> Iterator[Engine]:
     """The pipeline and our backends, each with and without the first look."""
-    plain = load(name, device="cpu", backend="fp32", first_look=False)
     for batch_size in (1, 32):
-        yield pipeline_engine(name, plain, batch_size)
+        yield pipeline_engine(name, bundle, batch_size)
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
     for backend in backends:
-        for first_look in (False, True):
+        for first_look in (False, True) if bundle.first_look else (False,):
             try:
                 model = load(name, device="cpu", backend=backend, first_look=first_look)
             except StanceError as err:
@@ -160,7 +170,7 @@ def engines(name: str, backends: Sequence[str], failed: dict[str, str]) -> Itera
 
 
 def measure_engines(
-    found: Sequence[Engine], classifier: StanceClassifier, texts: Sequence[str], n_rounds: int
+    found: Sequence[Engine], bundle: Bundle, texts: Sequence[str], n_rounds: int
 ) -> list[dict[str, Any]]:
     """Throughput of the engines of one model, a row each.
 
@@ -171,14 +181,14 @@ def measure_engines(
     seconds: dict[str, list[float]] = {e.name: [] for e in found}
     labels: dict[str, Labels] = {}
     peaks: dict[torch.dtype, list[float]] = {e.dtype: [] for e in found if e.dtype}
-    lengths = [len(e.ids) for e in classifier.inputs.encode(texts)]
-    config = classifier.torch_model.encoder.config
-    work = operations(lengths, config.num_hidden_layers, config.hidden_size)
+    lengths = [len(e.ids) for e in InputBuilder(bundle.tokenizer, bundle.spec).encode(texts)]
+    n_layers, hidden = (int(bundle.spec.encoder[k]) for k in ("num_hidden_layers", "hidden_size"))
+    work = operations(lengths, n_layers, hidden)
     for engine in found:
         engine.run(texts[:32])
     for number in range(n_rounds):
         for dtype in peaks:
-            peaks[dtype].append(gemm_rate(dtype, config.hidden_size))
+            peaks[dtype].append(gemm_rate(dtype, hidden))
         for engine in found:
             started = time.perf_counter()
             labels[engine.name] = engine.run(texts)
@@ -225,13 +235,13 @@ def gemm_rate(dtype: torch.dtype, hidden: int, n_tokens: int = 4096) -> float:
     return 2 * n_tokens * hidden * 4 * hidden / best
 
 
-def padding_efficiency(classifier: StanceClassifier, texts: Sequence[str]) -> float:
-    """Real tokens as a share of those in the batches that are run."""
-    encoded = classifier.inputs.encode(texts)
+def padding_efficiency(bundle: Bundle, texts: Sequence[str]) -> float:
+    """Real tokens as a share of those in the batches that the fp32 backend runs."""
+    encoded = InputBuilder(bundle.tokenizer, bundle.spec).encode(texts)
     lengths = [len(e.ids) for e in encoded]
-    batches = batches_by_tokens(lengths, classifier.tokens_per_batch)
+    batches = Fp32(bundle.model, bundle.spec).batches(lengths)
     padded = sum(
-        collate([encoded[i] for i in rows], classifier.spec.pad_id)["input_ids"].numel()
+        collate([encoded[i] for i in rows], bundle.spec.pad_id)["input_ids"].numel()
         for rows in batches
     )
     return sum(lengths) / padded
@@ -279,15 +289,15 @@ def start_times(n_rounds: int) -> list[dict[str, Any]]:
 _SCORE = """
 import json, resource, sys
 from stance.archive import score_archive
-source, out, workers = sys.argv[1:]
-done = score_archive(source, out, workers=int(workers))
+source, out, workers, model = sys.argv[1:]
+done = score_archive(source, out, workers=int(workers), model=model)
 of = [resource.getrusage(w).ru_maxrss for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 print(json.dumps({"n_sentences": done.n_sentences, "seconds": done.seconds, "peak_kb": of}))
 """
 
 
 def archive_rows(
-    texts: Sequence[str], sizes: Sequence[int], workers: Sequence[int]
+    texts: Sequence[str], sizes: Sequence[int], workers: Sequence[int], model: str
 ) -> Iterator[dict[str, Any]]:
     """`stance score` of archives of some sizes in sentences; every sentence is another one."""
     for size in sizes:
@@ -303,6 +313,7 @@ def archive_rows(
                     str(source),
                     f"{folder}/out",
                     str(n_workers),
+                    model,
                 ]
                 found = json.loads(
                     subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -352,17 +363,17 @@ def measure_speed(
     rows, waits = [], []
     for name in models:
         with _noted(failed, name):
-            found = list(engines(name, backends, failed))
-            plain = load(name, device="cpu", backend="fp32", first_look=False)
-            rows += measure_engines(found, plain, texts, n_rounds)
-            rows[-1]["padding_efficiency"] = padding_efficiency(plain, texts)
-            for backend in backends:
-                if f"{name} {backend}" not in failed:
-                    waits.append(latency(name, backend, texts[:200]))
+            bundle = load_bundle(find_bundle(name))
+            rows += measure_engines(
+                list(engines(name, bundle, backends, failed)), bundle, texts, n_rounds
+            )
+            rows[-1]["padding_efficiency"] = padding_efficiency(bundle, texts)
+            sound = [b for b in backends if f"{name} {b}" not in failed]
+            waits += [latency(name, backend, texts[:200]) for backend in sound]
     starts = start_times(n_rounds)
-    archives = []
+    archives: list[dict[str, Any]] = []
     with _noted(failed, "archive"):
-        archives += archive_rows(texts, sizes, workers)
+        archives += archive_rows(texts, sizes, workers, models[0])
     return SpeedReport(machine(), rows, waits, starts, archives, failed)
 
 

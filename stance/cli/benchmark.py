@@ -11,7 +11,7 @@ from stance.report import benchmark_markdown, write_benchmark
 
 
 def main(argv: list[str]) -> int:
-    """Run what is missing, print the table; 1 where a cell failed. `speed` measures time instead."""
+    """Run what is missing, print the table; 1 where a cell failed. `speed`: time instead."""
     if argv[:1] == ["speed"]:
         from stance.cli import _speed
 
