@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from stance import load, metrics
-from stance.bundle import put_first_look
-from stance.classifier import StanceClassifier, find_bundle
+from stance.bundle import find_bundle, put_first_look
+from stance.classifier import StanceClassifier
 from stance.config import find_data
 from stance.corpus import Corpus, load_corpus
 from stance.distill import fit_first_look

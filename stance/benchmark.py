@@ -145,7 +145,7 @@ class Benchmark:
         elif system.kind in ("majority", "tfidf", "frozen"):
             parts.append(load_for_training(self.config.data, seed).fingerprint)
         elif system.kind == "bundle":
-            from stance.classifier import find_bundle
+            from stance.bundle import find_bundle
 
             parts.append((find_bundle(system.source) / "manifest.json").read_text(encoding="utf-8"))
         elif system.kind == "predictions":
@@ -199,7 +199,8 @@ class Benchmark:
         """A classifier and the bytes of its folder, 0 where it has none."""
         system = self.config.systems[name]
         if system.kind == "bundle":
-            from stance.classifier import find_bundle, load
+            from stance.bundle import find_bundle
+            from stance.classifier import load
 
             path = find_bundle(system.source)
             return load(path, backend="fp32"), _size(path)

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 
 from stance import __version__
 from stance.calibration import Calibration
+from stance.config import resource_dir
 from stance.encoder import (
     PACKAGED,
     base_weights,
@@ -36,6 +37,8 @@ from stance.labels import HOLDERS, NONE
 from stance.model import ModelSpec, StanceModel
 
 FORMAT_VERSION = 3
+DEFAULT_MODEL = "minilm"
+_ALIASES = {"default": DEFAULT_MODEL, "accurate": "mpnet"}
 _FILES = ("README.md", "bundle.json", "tokenizer.json", "weights.safetensors")
 _MAX_JSON_BYTES = 1_000_000
 _LEFT, _RIGHT = ".left", ".right"
@@ -51,6 +54,18 @@ class Bundle(NamedTuple):
     tokenizer: Tokenizer
     calibration: Calibration | None
     first_look: FirstLook | None
+
+
+def find_bundle(name: str) -> Path:
+    """The folder of a bundle: as given, in a run's folder, or shipped; `BundleError` if none."""
+    shipped_name = _ALIASES.get(name, name)
+    for folder in (Path(name), Path(name) / "bundle", resource_dir("models") / shipped_name):
+        if (folder / "manifest.json").is_file():
+            return folder.resolve()
+    if Path(name).is_dir():
+        raise BundleError(f"{name}: no manifest.json; this is not a model bundle")
+    shipped = sorted(p.parent.name for p in resource_dir("models").glob("*/manifest.json"))
+    raise BundleError(f"no model {name!r}; give a bundle's folder or one of {', '.join(shipped)}")
 
 
 def bundle_tensors(

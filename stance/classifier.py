@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from stance.backends import Backend, Fp32
-from stance.bundle import load_bundle
+from stance.bundle import DEFAULT_MODEL, find_bundle, load_bundle
 from stance.calibration import Calibration, Share, label_shares
-from stance.config import resource_dir
 from stance.errors import BundleError, InputError, StanceWarning
 from stance.exports import Exports, check_backend, choose_backend, make_backend, pick_device
 from stance.first_look import FirstLook
@@ -28,8 +27,6 @@ from stance.model import Encoded, InputBuilder, ModelSpec, StanceModel
 from stance.records import ArticlePrediction, Prediction, Sentence
 from stance.segment import SegmentedText, clean_text, split_sentences
 
-DEFAULT_MODEL = "minilm"
-_ALIASES = {"default": DEFAULT_MODEL, "accurate": "mpnet"}
 _NOBODY: tuple[str | None, float | None, str] = (None, None, "")
 
 
@@ -423,18 +420,6 @@ def load(
         loaded = copy.copy(loaded)
         loaded.looks_first = False
     return loaded
-
-
-def find_bundle(name: str) -> Path:
-    """The folder of a bundle: as given, in a run's folder, or shipped; `BundleError` if none."""
-    shipped_name = _ALIASES.get(name, name)
-    for folder in (Path(name), Path(name) / "bundle", resource_dir("models") / shipped_name):
-        if (folder / "manifest.json").is_file():
-            return folder.resolve()
-    if Path(name).is_dir():
-        raise BundleError(f"{name}: no manifest.json; this is not a model bundle")
-    shipped = sorted(p.parent.name for p in resource_dir("models").glob("*/manifest.json"))
-    raise BundleError(f"no model {name!r}; give a bundle's folder or one of {', '.join(shipped)}")
 
 
 @overload

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from stance.bundle import replace_folder
-from stance.classifier import find_bundle, load
+from stance.bundle import find_bundle, replace_folder
+from stance.classifier import load
 from stance.config import TrainConfig, find_data
 from stance.corpus import Corpus
 from stance.encoder import read_tensors, sha256_of

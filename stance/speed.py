@@ -26,8 +26,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from stance.backends import Fp32
-from stance.bundle import Bundle, load_bundle
-from stance.classifier import StanceClassifier, find_bundle, load
+from stance.bundle import Bundle, find_bundle, load_bundle
+from stance.classifier import StanceClassifier, load
 from stance.corpus import Corpus
 from stance.errors import StanceError
 from stance.model import InputBuilder, StanceModel, collate

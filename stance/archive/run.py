@@ -25,8 +25,7 @@ from stance.archive.folder import ArchiveFolder, ArchiveState, json_line, sync
 from stance.archive.ray_engine import RayEngine
 from stance.archive.windows import ScoredWindow, ScorerSpec, WindowReader
 from stance.articles import check_inputs
-from stance.bundle import load_bundle
-from stance.classifier import DEFAULT_MODEL, find_bundle
+from stance.bundle import DEFAULT_MODEL, find_bundle, load_bundle
 from stance.encoder import sha256_of
 from stance.errors import ConfigError
 from stance.exports import Exports, choose_backend, pick_device

@@ -16,8 +16,8 @@ import torch
 
 from stance.archive.folder import ArchiveFolder
 from stance.articles import FoundArticle, read_articles, split_article
-from stance.bundle import load_bundle
-from stance.classifier import StanceClassifier, find_bundle, load
+from stance.bundle import find_bundle, load_bundle
+from stance.classifier import StanceClassifier, load
 from stance.encoder import sha256_of
 from stance.errors import BundleError, DataError, StanceWarning
 from stance.records import ArticlePrediction

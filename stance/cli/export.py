@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
         help="labelled sentences, of which the validation split is taken (default: peace_talks)",
     )
     options = parser.parse_args(argv)
-    from stance.classifier import find_bundle
+    from stance.bundle import find_bundle
     from stance.config import find_data
     from stance.corpus import load_corpus
     from stance.exports import Exports

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from stance import BundleError, InputError, load
+from stance.bundle import load_bundle
 from stance.calibration import Calibration, label_shares
 from stance.classifier import StanceClassifier
 from stance.metrics import risk_coverage
@@ -126,7 +127,7 @@ def test_abstaining_is_an_answer_of_its_own(tiny_bundle):
 
 
 def test_a_bundle_without_calibration_says_so(tiny_bundle):
-    full = load(tiny_bundle)
-    bare = StanceClassifier(full._model, full.spec, full._inputs._tokenizer)
+    full = load_bundle(tiny_bundle)
+    bare = StanceClassifier(full.model, full.spec, full.tokenizer)
     with pytest.raises(BundleError, match="no calibration"):
         bare.threshold_for(0.1)

@@ -92,7 +92,7 @@ def test_everything_may_be_skipped(bundle):
 
 def test_the_model_is_loaded_once_with_and_without(bundle):
     assert load(bundle) is load(bundle)
-    assert load(bundle, first_look=False)._model is load(bundle)._model
+    assert load(bundle, first_look=False)._backend is load(bundle)._backend
     assert load(bundle).looks_first
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from stance import HOLDERS, LABELS, load
-from stance.classifier import find_bundle
+from stance.bundle import find_bundle
 from stance.config import resource_dir
 from stance.corpus import load_corpus
 from stance.neutrality import swap_names
