@@ -20,7 +20,7 @@ def test_a_scaled_layer_answers_the_same():
 @pytest.mark.parametrize(("recipe", "n_whole"), [(RECIPES[0], 1), (RECIPES[1], 2)])
 def test_a_recipe_leaves_wide_layers_whole(tiny_bundle, tmp_path, recipe, n_whole):
     onnx = pytest.importorskip("onnx")
-    model, spec, tokenizer, _ = load_bundle(tiny_bundle)
+    model, spec, tokenizer, *_ = load_bundle(tiny_bundle)
     inputs = InputBuilder(tokenizer, spec).encode(["Talks stall."])
     to_onnx(_deeper(model), spec, inputs, tmp_path / "whole.onnx")
     quantize(tmp_path / "whole.onnx", tmp_path / "int8.onnx", recipe)
