@@ -75,6 +75,7 @@ class Loop:
         self.n_steps = self.n_epoch_steps * self.options.num_train_epochs
         self.progress = Progress()
         self.best = self._copy()
+        self._best_logits: tuple[Floats, Floats | None] | None = None
         self.averaged = self._copy()
         self._restore()
 
@@ -252,10 +253,15 @@ class Loop:
         of_label, of_holder = (t.cpu().numpy() for t in found)
         return of_label, of_holder if n_holders else None
 
+    def best_logits(self) -> tuple[Floats, Floats | None]:
+        """Logits of the validation set by the best weights, once they are in the model."""
+        return self._best_logits or self.logits(self.validation)  # not kept where it was resumed
+
     def _validate(self, epoch: int) -> None:
         current = self._copy()
         self._load_trained(self.averaged)
-        logits, _ = self.logits(self.validation)
+        found = self.logits(self.validation)
+        logits, _ = found
         self._load_trained(current)
         matrix = metrics.confusion(self.validation.y, logits.argmax(1), logits.shape[1])
         loss = metrics.cross_entropy(self.validation.target, softmax(logits)).mean()
@@ -272,6 +278,7 @@ class Loop:
             self.progress.best_score, self.progress.best_epoch = score, epoch + 1
             self.progress.n_stale = 0
             self.best = {n: t.clone() for n, t in self.averaged.items()}
+            self._best_logits = found
         else:
             self.progress.n_stale += 1
         log.info("epoch %d: validation macro_f1 %.4f, loss %.4f", epoch + 1, score, loss)

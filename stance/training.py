@@ -91,7 +91,7 @@ def train(config: TrainConfig, corpus: Corpus, run_dir: Path) -> TrainResult:
         model.encoder.get_input_embeddings().requires_grad_(False)  # type: ignore[operator]
     loop = Loop(config, model.to(ranks.device), train_set, validation, run, ranks)
     loop.run_to_end()
-    label, holder = loop.logits(validation)
+    label, holder = loop.best_logits()
     if config.trainer.calibrate:
         if NONE in spec.classes_:
             column = spec.classes_.index(NONE)
