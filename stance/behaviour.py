@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stance.neutrality import Classifier, pattern_of, swap_names
+from stance.neutrality import Classifier, pattern_of, rename, swap_names
 
 # Third parties that could stand in each other's place in a story about somebody else's talks.
 _BYSTANDERS = (
@@ -29,6 +29,22 @@ _BYSTANDERS = (
 )
 _OTHER = {**dict(_BYSTANDERS), **{b: a for a, b in _BYSTANDERS}}
 _OTHER_NAMES = pattern_of(_OTHER)
+# Two sides of another conflict for Russia's and Ukraine's names: names that no model reads alike.
+_ELSEWHERE = {
+    **{"Vladimir Putin": "Ilham Aliyev", "Volodymyr Zelensky": "Nikol Pashinyan"},
+    **{"Putin": "Aliyev", "Zelensky": "Pashinyan", "Moscow": "Baku", "Kyiv": "Yerevan"},
+    **{
+        "Russian Federation": "Republic of Azerbaijan",
+        "Republic of Ukraine": "Republic of Armenia",
+    },
+    **{"Russians": "Azerbaijanis", "Ukrainians": "Armenians"},
+    **{"Russian": "Azerbaijani", "Ukrainian": "Armenian", "Russia": "Azerbaijan"},
+    **{"Ukraine": "Armenia", "Lavrov": "Bayramov", "Sybiha": "Mirzoyan"},
+    **{"Peskov": "Hajizada", "Nykyforov": "Badalyan", "Medinsky": "Hajiyev"},
+    **{"Umerov": "Grigoryan", "Kremlin": "Zagulba", "Bankova": "Baghramyan"},
+}
+_ELSEWHERE |= {a.upper(): b.upper() for a, b in _ELSEWHERE.items()}
+_HERE = pattern_of(_ELSEWHERE)
 _SOURCES = (" (Reuters)", " — TASS", " Source: Ukrinform")
 
 
@@ -42,6 +58,10 @@ class Capability:
 
 def _swap_bystanders(text: str, _: np.random.Generator) -> str:
     return _OTHER_NAMES.sub(lambda match: _OTHER[match[0]], text)
+
+
+def _elsewhere(text: str) -> str:
+    return _HERE.sub(lambda match: _ELSEWHERE[match[0]], text)
 
 
 def _typo(text: str, rng: np.random.Generator) -> str:
@@ -78,7 +98,9 @@ _CHANGES: dict[str, Callable[[str, np.random.Generator], str]] = {
 def invariances(model: Classifier, texts: Sequence[str], seed: int = 13) -> dict[str, Capability]:
     """Share of labels that stay, for each change that must not matter; each sentence alone.
 
-    Only texts that a change alters are counted.
+    Only texts that a change alters are counted. "Azerbaijan and Armenia swapped" puts those two
+    sides into Russia's and Ukraine's places, one way and the other, and compares the two: of
+    models that read Russia's and Ukraine's names alike it shows what they make of other sides.
     """
     before = model.predict_proba(texts).argmax(1)
     found = {}
@@ -89,4 +111,8 @@ def invariances(model: Classifier, texts: Sequence[str], seed: int = 13) -> dict
         if rows:
             after = model.predict_proba([changed[i] for i in rows]).argmax(1)
             found[name] = Capability(len(rows), float((after == before[rows]).mean()))
+    moved = [[_elsewhere(rename(t, s)) for t in texts if swap_names(t) != t] for s in (False, True)]
+    if moved[0]:
+        one, other = (model.predict_proba(m).argmax(1) for m in moved)
+        found["Azerbaijan and Armenia swapped"] = Capability(len(one), float((one == other).mean()))
     return found

@@ -368,6 +368,11 @@ def model_card(spec: ModelSpec, report: EvaluationReport | None, command: str) -
         )
         if report.neutrality:
             figures += f"\n\nBelligerents' names swapped: {_neutrality_line(report.neutrality)}"
+            if spec.is_neutral:
+                figures += (
+                    "\nThat no label changes holds by construction: names on a list are read alike. "
+                    "`stance benchmark` swaps two sides that are not on it."
+                )
         if report.holders:
             figures += f"\n\nHolder: {_holder_line(report.holders)}"
     return f"""---

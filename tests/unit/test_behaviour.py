@@ -44,3 +44,18 @@ def test_a_typo_moves_two_letters_of_one_word_and_is_the_same_each_time():
         t for part in first for t in part if t not in TEXTS and sorted(t) == sorted(TEXTS[1])
     ]
     assert len(changed) == 1
+
+
+def test_sides_that_no_list_names_show_what_a_model_makes_of_them():
+    class Baku(Capitals):
+        """A model that reads Russia and Ukraine alike, but not Baku and Yerevan."""
+
+        def predict_proba(self, texts, context=None):
+            p = np.array([0.9 if t.startswith("Baku") else 0.1 for t in texts])
+            return np.stack([1 - p, p], 1)
+
+    texts = ["Moscow rejected Kyiv's offer.", "KYIV waits for Moscow.", "Nobody came."]
+    found = invariances(Baku(), texts)
+    assert found["belligerents swapped"].rate == 1.0
+    assert found["Azerbaijan and Armenia swapped"].n == 2
+    assert found["Azerbaijan and Armenia swapped"].rate == 0.5
