@@ -370,7 +370,7 @@ def model_card(spec: ModelSpec, report: EvaluationReport | None, command: str) -
             figures += f"\n\nBelligerents' names swapped: {_neutrality_line(report.neutrality)}"
             if spec.is_neutral:
                 figures += (
-                    "\nThat no label changes holds by construction: names on a list are read alike. "
+                    "\nThat no label changes holds by construction: listed names are read alike. "
                     "`stance benchmark` swaps two sides that are not on it."
                 )
         if report.holders:
