@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import socket
 from collections.abc import Generator, Iterator
 from contextlib import chdir
 from dataclasses import dataclass
@@ -42,9 +43,11 @@ class RayEngine:
     address: str | None = None
 
     def check(self) -> None:
-        """Refuse a faulty model, and a Python without Ray."""
+        """Refuse a faulty model, a Python without Ray, and an address where nothing answers."""
         if find_spec("ray") is None:
             raise MissingPackageError("ray is not installed; pip install 'peace-stance[ray]'")
+        if self.address is not None:
+            require_answer(self.address)
         self.spec.check()
 
     def map(self, windows: WindowReader) -> Generator[ScoredWindow]:
@@ -146,6 +149,22 @@ def _source(read: Any) -> Any:
             return [ReadTask(read, BlockMetadata(None, None, None, None))]
 
     return Windows()
+
+
+def require_answer(address: str, timeout_s: float = 10.0) -> None:
+    """Refuse a host and port that take no connection; Ray would try for minutes.
+
+    Raises
+    ------
+    ConfigError : nothing answers there.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # a word, such as `auto`
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout_s).close()
+    except (OSError, OverflowError) as err:
+        raise ConfigError(f"no Ray cluster at {address} ({err}); see ray status") from err
 
 
 def _connect(address: str | None) -> None:

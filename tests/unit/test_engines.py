@@ -1,4 +1,5 @@
 import multiprocessing
+import socket
 import threading
 import time
 from contextlib import closing
@@ -155,3 +156,17 @@ def test_engines_that_cannot_be_are_refused_before_anything_is_written(
     with pytest.raises(error, match=expected):
         score_archive(archive, tmp_path / "out", **{"model": tiny_bundle, **options})
     assert not (tmp_path / "out").exists()
+
+
+def test_an_address_where_nothing_answers_is_refused_at_once():
+    from stance.archive.ray_engine import require_answer
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=f"no Ray cluster at {address}"):
+            require_answer(address)
+        taken.listen()
+        require_answer(address)
+        require_answer(f"ray://{address}")
+    require_answer("auto")
