@@ -200,7 +200,7 @@ def load_bundle(folder: Path) -> Bundle:
         known = {k.removeprefix(prefix): v for k, v in base_weights(base).items()}
         state = {**known, **_whole(state, known, folder)}
     encoder = build_encoder(spec.encoder, state, folder)
-    model = StanceModel(encoder, len(spec.classes_), len(spec.holders))
+    model = StanceModel(encoder, len(spec.classes_), len(spec.holders), has_gate=spec.has_gate)
     heads = {k: v for k, v in tensors.items() if not k.startswith("encoder.")}
     wanted = {k: v.shape for k, v in model.state_dict().items() if not k.startswith("encoder.")}
     if {k: v.shape for k, v in heads.items()} != wanted:

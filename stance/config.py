@@ -54,6 +54,7 @@ class ModelConfig:
     dropout: float = 0.1
     encoder_dropout: float = 0.1
     train_word_embeddings: bool = False
+    has_gate: bool = False
 
 
 @dataclass
@@ -83,6 +84,9 @@ class TrainerConfig:
     teachers: list[str] = field(default_factory=list)
     teacher_weight: float = 0.5
     holder_weight: float = 0.2
+    focal_gamma: float = 0.0
+    r_drop_weight: float = 0.0
+    lora_rank: int = 0
 
 
 @dataclass
@@ -210,6 +214,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "bundle_rank": (0, 10_000),
     "teacher_weight": (0, 1),
     "holder_weight": (0, 100),
+    "focal_gamma": (0, 10),
+    "r_drop_weight": (0, 100),
+    "lora_rank": (0, 384),
     "save_steps": (1, 10**9),
     "n_resamples": (10, 100_000),
 }

@@ -143,7 +143,16 @@ class Loop:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
             outputs = self.model({k: v.to(self.device) for k, v in batch.items()})
         weighted = self.target[list(rows)] * self.weights
-        loss = -(weighted[part] * torch.log_softmax(outputs.label, 1)).sum() / weighted.sum()
+        log_p = torch.log_softmax(outputs.label, 1)
+        easy = (1 - log_p.exp()) ** self.options.focal_gamma if self.options.focal_gamma else 1.0
+        loss = -(weighted[part] * easy * log_p).sum() / weighted.sum()
+        if self.options.r_drop_weight:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                other = self.model({k: v.to(self.device) for k, v in batch.items()})
+            log_q = torch.log_softmax(other.label, 1)
+            loss = (loss - (weighted[part] * log_q).sum() / weighted.sum()) / 2
+            apart = ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(1).mean() / 2
+            loss = loss + self.options.r_drop_weight * apart
         if outputs.holder is not None:
             wanted = [self.train_set.holders[e.is_swapped] for e in encoded]
             holder = np.array([w.holder[r] for w, r in zip(wanted, rows, strict=True)])

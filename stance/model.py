@@ -51,6 +51,7 @@ class ModelSpec:
     n_context: int = 0
     has_headline: bool = False
     is_neutral: bool = True
+    has_gate: bool = False
     temperature: float = 1.0
     holders: tuple[str, ...] = ()
     holder_temperature: float = 1.0
@@ -205,10 +206,16 @@ class StanceModel(nn.Module):
     """Encoder, mean over the sentence's tokens, dropout, linear heads."""
 
     def __init__(
-        self, encoder: nn.Module, n_classes: int, n_holders: int = 0, dropout: float = 0.1
+        self,
+        encoder: nn.Module,
+        n_classes: int,
+        n_holders: int = 0,
+        dropout: float = 0.1,
+        has_gate: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = encoder
+        self.has_gate = has_gate
         hidden = int(encoder.config.hidden_size)  # type: ignore[union-attr,arg-type]
         self.has_segments = int(getattr(encoder.config, "type_vocab_size", 0) or 0) > 1
         self.dropout = nn.Dropout(dropout)
@@ -224,6 +231,8 @@ class StanceModel(nn.Module):
         hidden = self.encoder(**arguments).last_hidden_state
         mean = self.dropout(mean_of_sentence(hidden, batch["sentence_mask"]))
         label = self.head(mean).float()
+        if self.has_gate:
+            label = gated(label)
         if self.holder_head is None or self.span_head is None:
             return Outputs(label, None, None)
         allowed = batch["sentence_mask"].bool()
@@ -231,6 +240,12 @@ class StanceModel(nn.Module):
         span = self.span_head(self.dropout(hidden)).float()
         span = span.masked_fill(~allowed.unsqueeze(-1), -1e4)
         return Outputs(label, self.holder_head(mean).float(), span)
+
+
+def gated(label: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of a gate (the first column: `none` or a stance) times a softmax of rest."""
+    gate, rest = label[:, :1], torch.log_softmax(label[:, 1:], 1)
+    return torch.cat([nn.functional.logsigmoid(gate), nn.functional.logsigmoid(-gate) + rest], 1)
 
 
 def mean_of_sentence(hidden: torch.Tensor, sentence_mask: torch.Tensor) -> torch.Tensor:
@@ -264,4 +279,4 @@ def collate(inputs: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
 def new_model(base: Base, spec: ModelSpec, dropout: float) -> StanceModel:
     """A model with the base's weights and a fresh head (draws from torch's global generator)."""
     encoder = build_encoder(spec.encoder, base_weights(base), base.folder)
-    return StanceModel(encoder, len(spec.classes_), len(spec.holders), dropout)
+    return StanceModel(encoder, len(spec.classes_), len(spec.holders), dropout, spec.has_gate)

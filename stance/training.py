@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from tokenizers import Tokenizer
@@ -89,8 +90,12 @@ def train(config: TrainConfig, corpus: Corpus, run_dir: Path) -> TrainResult:
     model.encoder.set_attn_implementation("eager")  # type: ignore[operator]
     if not config.model.train_word_embeddings:
         model.encoder.get_input_embeddings().requires_grad_(False)  # type: ignore[operator]
+    if config.trainer.lora_rank:
+        add_lora(model.encoder, config.trainer.lora_rank)
     loop = Loop(config, model.to(ranks.device), train_set, validation, run, ranks)
     loop.run_to_end()
+    if config.trainer.lora_rank:
+        merge_lora(model.encoder)
     label, holder = loop.logits(validation)
     if config.trainer.calibrate:
         if NONE in spec.classes_:
@@ -117,6 +122,33 @@ def train(config: TrainConfig, corpus: Corpus, run_dir: Path) -> TrainResult:
     return TrainResult(
         model.cpu().eval(), spec, tokenizer, calibration, history, loop.progress.elapsed_s
     )
+
+
+class _LowRank(torch.nn.Module):
+    def __init__(self, weight: torch.Tensor, rank: int) -> None:
+        super().__init__()
+        self.down = torch.nn.Parameter(torch.randn(rank, weight.shape[1]) / rank)
+        self.up = torch.nn.Parameter(torch.zeros(weight.shape[0], rank))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight + self.up @ self.down
+
+
+def _linears(encoder: torch.nn.Module) -> list[torch.nn.Module]:
+    return [m for m in encoder.encoder.modules() if isinstance(m, torch.nn.Linear)]
+
+
+def add_lora(encoder: torch.nn.Module, rank: int) -> None:
+    """Freeze an encoder and give its linear layers low-rank changes (Hu et al. 2021)."""
+    encoder.requires_grad_(False)
+    for linear in _linears(encoder):
+        register_parametrization(linear, "weight", _LowRank(linear.weight, rank))
+
+
+def merge_lora(encoder: torch.nn.Module) -> None:
+    """Make the low-rank changes part of the weights."""
+    for linear in _linears(encoder):
+        remove_parametrizations(linear, "weight")
 
 
 def none_offset(logits: Floats, y: NDArray[np.int64], none: int) -> float:
@@ -177,6 +209,7 @@ def _new_spec(
         n_context=config.model.n_context,
         has_headline=config.model.has_headline,
         is_neutral=config.model.is_neutral,
+        has_gate=config.model.has_gate,
     )
 
 
